@@ -1,0 +1,44 @@
+# Two commands for a fresh machine with python3 and a C++ compiler:
+#   make demo   environment, build, an example on real data and a short benchmark table
+#   make test   environment, build, all tests
+# They use the active environment when it already has torch, else they make .venv with this one:
+TORCH ?= torch==2.13.0
+
+PYTHON ?= python3
+PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo .venv/bin/python)
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
+BUILD = $(PIP) --no-build-isolation --editable
+
+.PHONY: demo test bench lint cmake clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$@ -m pip install --quiet --disable-pip-version-check $(TORCH) numpy
+
+tools: $(filter .venv/%,$(PY))
+	$(PIP) "setuptools>=77" ninja
+
+demo: tools
+	$(BUILD) ".[examples,bench]"
+	$(PY) -m fastparam
+	$(PY) examples/train_digits.py
+	$(PY) -m pytest -q benchmarks --quick
+
+test: tools
+	$(BUILD) ".[test]"
+	$(PY) -m fastparam
+	$(PY) -m pytest -q
+
+bench: tools
+	$(BUILD) ".[bench]"
+	$(PY) -m pytest -q benchmarks
+
+lint: tools
+	$(PIP) ".[lint]" --no-build-isolation --no-deps
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m clang_format --version
+
+clean:
+	rm -rf build dist *.egg-info fastparam/*.so fastparam/_built.py

@@ -1,0 +1,85 @@
+// The shape rules, called by Meta, CPU and CUDA alike, and the ATen fallbacks (defined in ops/).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <sstream>
+#include <string>
+
+namespace fastparam {
+
+using at::Tensor;
+
+inline std::string shape(const Tensor& X) {
+  std::ostringstream out;
+  const char* comma = "";
+  out << "(";
+  for (const auto& size : X.sym_sizes()) out << comma << size, comma = ", ";
+  out << (X.dim() == 1 ? ",)" : ")");
+  return out.str();
+}
+
+inline bool is_supported(at::ScalarType type) {
+  return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf || at::isComplexType(type);
+}
+
+// sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion instead of giving up.
+inline void check_square(const char* op, const char* argument, const Tensor& X) {
+  TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op, ": expected ",
+                    argument, " of shape (..., n, n), got ", shape(X));
+  TORCH_CHECK_VALUE(is_supported(X.scalar_type()), op, ": expected ", argument,
+                    " of dtype float32, float64, bfloat16, float16 or complex, got ", c10::getDtypeNames(X.scalar_type()).first);
+}
+
+// Outputs are contiguous whatever the strides of the input.
+inline Tensor empty_like_contiguous(const Tensor& X) {
+  return at::empty_symint(X.sym_sizes(), X.options());
+}
+
+// X as a batch of matrices whose rows are dense: the batch has one stride, the rows another. What is not so is copied.
+struct Matrices {
+  Tensor tensor;
+  int64_t batch, n, batch_stride, row_stride;
+
+  explicit Matrices(const Tensor& X) : n(X.size(-1)) {
+    batch = X.numel() / (n * n);
+    tensor = dense_rows(X) ? X : X.contiguous();
+    row_stride = n == 1 ? 1 : tensor.stride(-2);
+    batch_stride = 0;  // of the last dimension that counts
+    for (int64_t d = X.dim() - 3; d >= 0 && batch_stride == 0; --d)
+      if (X.size(d) > 1) batch_stride = tensor.stride(d);
+  }
+
+ private:
+  static bool dense_rows(const Tensor& X) {
+    if (X.size(-1) > 1 && X.stride(-1) != 1) return false;
+    int64_t next = -1;  // the stride that the dimension before must have
+    for (int64_t d = X.dim() - 3; d >= 0; --d) {
+      if (X.size(d) == 1) continue;
+      if (next >= 0 && X.stride(d) != next) return false;
+      next = X.stride(d) * X.size(d);
+    }
+    return true;
+  }
+};
+
+// What runs without kernels of ours says so once a process, and names the remedy.
+inline void warn_no_kernel(const Tensor& X) {
+  if (X.is_complex()) {
+    TORCH_WARN_ONCE("fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the kernels");
+  } else if (X.is_cuda()) {
+    TORCH_WARN_ONCE("fastparam: this build has no CUDA kernels, CUDA tensors run as plain PyTorch expressions, with the same result; "
+                    "rebuild with `FASTPARAM_BUILD=cuda pip install --no-build-isolation --no-deps --force-reinstall fastparam`");
+  } else {
+    TORCH_WARN_ONCE("fastparam: ", X.device().type(), " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA run the kernels");
+  }
+}
+
+namespace fallback {
+Tensor symmetric(const Tensor& X, bool lower);
+Tensor symmetric_adjoint(const Tensor& G, bool lower);
+Tensor skew(const Tensor& X, bool lower);
+Tensor skew_adjoint(const Tensor& G, bool lower);
+}  // namespace fallback
+
+}  // namespace fastparam

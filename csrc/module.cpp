@@ -1,0 +1,31 @@
+// The Python module _C: loading it registers the ops; its functions are the direct entries, one a public op, and build facts.
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "common.h"
+#include "cpu/simd.h"
+#include "ops.h"
+
+
+namespace {
+
+const char* compiler() {
+#ifdef __clang__
+  return "clang " __clang_version__;
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastparam;
+  using torch::wrap_pybind_function_no_gil;  // C++ errors keep their Python type (ValueError), the GIL is released
+  m.def("symmetric", wrap_pybind_function_no_gil(&Symmetric::call), py::arg("X"), py::arg("lower") = false);
+  m.def("skew", wrap_pybind_function_no_gil(&Skew::call), py::arg("X"), py::arg("lower") = false);
+
+  m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"), py::arg("X"));  // for inverses
+  m.def("compiler", &compiler);
+  m.def("vector_bytes", &cpu::vector_bytes, "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
+}

@@ -1,0 +1,12 @@
+"""Compiled kernels for the parametrizations people put on weights (``torch.nn.utils.parametrize``)."""
+
+from ._loader import load
+
+load()
+
+from . import _vmap as _vmap  # noqa: E402
+from . import functional as functional  # noqa: E402
+from ._built import version as __version__  # noqa: E402
+from .triangular import Skew, Symmetric  # noqa: E402
+
+__all__ = ["Skew", "Symmetric", "__version__", "functional"]

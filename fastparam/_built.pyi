@@ -1,0 +1,4 @@
+version: str
+torch: str
+cuda: str | None
+architectures: str | None

@@ -1,0 +1,5 @@
+"""The maps as pure functions."""
+
+from .triangular import skew, symmetric
+
+__all__ = ["skew", "symmetric"]

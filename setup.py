@@ -1,0 +1,129 @@
+"""Builds fastparam._C against the torch that is installed: csrc/**/*.cpp, plus csrc/**/*.cu when CUDA is built.
+
+FASTPARAM_BUILD       auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or fail, saying what is missing
+TORCH_CUDA_ARCH_LIST  architectures, in torch's own syntax
+MAX_JOBS              compilers at a time; the default follows cores and memory
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from glob import glob
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+# What a build compiles into objects; the other commands (sdist, egg_info) work without torch.
+COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "dist_info", "editable_wheel", "install"}
+GIB_PER_JOB = 2.5
+OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # at::parallel_for is a header: without it the loops are serial
+CXX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", *OPENMP]
+NVCC = ["-O3", "--expt-relaxed-constexpr"]
+
+
+def find_cuda_home() -> None:
+    """Sets CUDA_HOME from nvcc itself, which may be a script far from its toolkit; torch reads it when cpp_extension is imported."""
+    nvcc = shutil.which("nvcc")
+    if nvcc and not (os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")):
+        said = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+        top = re.search(r"^#\$ TOP=(.*)$", said, re.M)
+        if top:
+            os.environ["CUDA_HOME"] = os.path.realpath(top[1])
+
+
+def toolkit_version(home: str) -> tuple[int, int]:
+    said = subprocess.run([os.path.join(home, "bin", "nvcc"), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"release (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
+    """One clause that says why the CUDA sources cannot be compiled, or None."""
+    if torch_cuda is None:
+        return "the installed torch is a CPU build (torch.version.cuda is None)"
+    if home is None or not os.path.exists(os.path.join(home, "bin", "nvcc")):
+        return "nvcc was not found (put the CUDA toolkit's bin on the PATH, or set CUDA_HOME)"
+    if toolkit_version(home)[0] != int(torch_cuda.split(".")[0]):
+        return f"nvcc is of CUDA {'.'.join(map(str, toolkit_version(home)))}, torch of CUDA {torch_cuda}: their major versions must agree"
+    return None
+
+
+def default_architectures(toolkit: tuple[int, int]) -> str:
+    """Ampere to the newest generation that the toolkit knows, and PTX for those after it."""
+    names = ["8.0", "8.6", "8.9", "9.0"] + (["10.0", "12.0"] if toolkit >= (12, 8) else [])
+    return ";".join(names) + "+PTX"
+
+
+def default_jobs() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 8
+    return max(1, min(cores, int(memory / GIB_PER_JOB)))
+
+
+def with_cuda() -> bool:
+    from torch.utils.cpp_extension import CUDA_HOME
+    from torch.version import cuda
+
+    wanted = os.environ.get("FASTPARAM_BUILD", "auto")
+    if wanted not in ("auto", "cpu", "cuda"):
+        sys.exit(f"fastparam: expected FASTPARAM_BUILD to be auto, cpu or cuda, got {wanted}")
+    lack = what_cuda_lacks(cuda, CUDA_HOME)
+    if wanted == "cuda" and lack:
+        sys.exit(f"fastparam: FASTPARAM_BUILD=cuda, but {lack}")
+    if wanted == "auto" and cuda and lack:
+        print(f"fastparam: building without CUDA kernels, because {lack}", file=sys.stderr)
+    return wanted != "cpu" and lack is None
+
+
+def extension_and_command() -> tuple[Extension, type]:
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+    cuda = with_cuda()
+    if cuda:
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures(toolkit_version(CUDA_HOME)))
+    os.environ.setdefault("MAX_JOBS", str(default_jobs()))
+    sources = glob("csrc/**/*.cpp", recursive=True) + (glob("csrc/**/*.cu", recursive=True) if cuda else [])
+    kind = CUDAExtension if cuda else CppExtension
+    flags = {"cxx": CXX, "nvcc": NVCC} if cuda else CXX
+
+    class Build(BuildExtension):  # type: ignore[misc]
+        def finalize_options(self) -> None:
+            super().finalize_options()  # objects of another torch are never linked
+            self.build_temp += f"-torch{torch.__version__}-{'cuda' if cuda else 'cpu'}"
+
+        def run(self) -> None:
+            super().run()
+            facts = {
+                "version": self.distribution.get_version(),
+                "torch": torch.__version__,
+                "cuda": torch.version.cuda if cuda else None,
+                "architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else None,
+            }
+            lines = ['"""What this copy was built for; written by setup.py."""', ""] + [f"{name} = {value!r}" for name, value in facts.items()]
+            Path(self.get_ext_fullpath("fastparam._C")).with_name("_built.py").write_text("\n".join(lines) + "\n")
+
+    return kind("fastparam._C", sorted(sources), extra_compile_args=flags, extra_link_args=OPENMP), Build
+
+
+def main() -> None:
+    if not COMPILING & set(sys.argv):
+        setup(ext_modules=[Extension("fastparam._C", [])])
+        return
+    find_cuda_home()
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        sys.exit(
+            "fastparam: compiles against the torch you run, and this build sees none: install torch, then run "
+            "`pip install --no-build-isolation .` (without --no-build-isolation pip hides the installed torch)"
+        )
+    extension, command = extension_and_command()
+    setup(ext_modules=[extension], cmdclass={"build_ext": command})
+
+
+main()
