@@ -9,7 +9,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test bench lint cmake clean
+.PHONY: demo test bench lint cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -31,14 +31,24 @@ test: tools
 
 bench: tools
 	$(BUILD) ".[bench]"
-	$(PY) -m pytest -q benchmarks
+	$(PY) -m pytest -q benchmarks --save-results
 
 lint: tools
-	$(PIP) ".[lint]" --no-build-isolation --no-deps
+	$(BUILD) ".[lint]"
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m clang_format --version
+	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(dir $(shell command -v $(PY)))clang-format --dry-run --Werror
+
+# The C++ library: built, tested, installed, and used by a program of its own.
+cmake: tools
+	cmake -S . -B build/cmake -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+	cmake --build build/cmake --parallel
+	ctest --test-dir build/cmake --output-on-failure
+	cmake --install build/cmake --prefix build/installed
+	cmake -S tests/cpp -B build/consumer -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.utils.cmake_prefix_path)');$(CURDIR)/build/installed"
+	cmake --build build/consumer
+	build/consumer/smoke
 
 clean:
 	rm -rf build dist *.egg-info fastparam/*.so fastparam/_built.py

@@ -104,7 +104,9 @@ def extension_and_command() -> tuple[Extension, type]:
                 "cuda": torch.version.cuda if cuda else None,
                 "architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else None,
             }
-            lines = ['"""What this copy was built for; written by setup.py."""', ""] + [f"{name} = {value!r}" for name, value in facts.items()]
+            lines = ['"""What this copy was built for; written by setup.py."""', ""] + [
+                f"{name} = {value!r}" for name, value in facts.items()
+            ]
             Path(self.get_ext_fullpath("fastparam._C")).with_name("_built.py").write_text("\n".join(lines) + "\n")
 
     return kind("fastparam._C", sorted(sources), extra_compile_args=flags, extra_link_args=OPENMP), Build

@@ -25,16 +25,14 @@ inline bool is_supported(at::ScalarType type) {
 
 // sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion instead of giving up.
 inline void check_square(const char* op, const char* argument, const Tensor& X) {
-  TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op, ": expected ",
-                    argument, " of shape (..., n, n), got ", shape(X));
+  TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op, ": expected ", argument,
+                    " of shape (..., n, n), got ", shape(X));
   TORCH_CHECK_VALUE(is_supported(X.scalar_type()), op, ": expected ", argument,
                     " of dtype float32, float64, bfloat16, float16 or complex, got ", c10::getDtypeNames(X.scalar_type()).first);
 }
 
 // Outputs are contiguous whatever the strides of the input.
-inline Tensor empty_like_contiguous(const Tensor& X) {
-  return at::empty_symint(X.sym_sizes(), X.options());
-}
+inline Tensor empty_like_contiguous(const Tensor& X) { return at::empty_symint(X.sym_sizes(), X.options()); }
 
 // X as a batch of matrices whose rows are dense: the batch has one stride, the rows another. What is not so is copied.
 struct Matrices {
@@ -66,12 +64,16 @@ struct Matrices {
 // What runs without kernels of ours says so once a process, and names the remedy.
 inline void warn_no_kernel(const Tensor& X) {
   if (X.is_complex()) {
-    TORCH_WARN_ONCE("fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the kernels");
+    TORCH_WARN_ONCE(
+        "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the "
+        "kernels");
   } else if (X.is_cuda()) {
-    TORCH_WARN_ONCE("fastparam: this build has no CUDA kernels, CUDA tensors run as plain PyTorch expressions, with the same result; "
-                    "rebuild with `FASTPARAM_BUILD=cuda pip install --no-build-isolation --no-deps --force-reinstall fastparam`");
+    TORCH_WARN_ONCE(
+        "fastparam: this build has no CUDA kernels, CUDA tensors run as plain PyTorch expressions, with the same result; "
+        "rebuild with `FASTPARAM_BUILD=cuda pip install --no-build-isolation --no-deps --force-reinstall fastparam`");
   } else {
-    TORCH_WARN_ONCE("fastparam: ", X.device().type(), " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA run the kernels");
+    TORCH_WARN_ONCE("fastparam: ", X.device().type(),
+                    " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA run the kernels");
   }
 }
 

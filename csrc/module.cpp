@@ -6,7 +6,6 @@
 #include "cpu/simd.h"
 #include "ops.h"
 
-
 namespace {
 
 const char* compiler() {

@@ -9,16 +9,27 @@
 
 namespace fastparam::cpu {
 
-template <int Size> struct UIntOf;
-template <> struct UIntOf<2> { using type = uint16_t; };
-template <> struct UIntOf<4> { using type = uint32_t; };
-template <> struct UIntOf<8> { using type = uint64_t; };
+template <int Size>
+struct UIntOf;
+template <>
+struct UIntOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct UIntOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct UIntOf<8> {
+  using type = uint64_t;
+};
 
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 
 // T as N float32, from its bits and back. Back rounds to nearest even, NaN stays NaN.
-template <class T> struct Widened;
+template <class T>
+struct Widened;
 
 template <>
 struct Widened<c10::BFloat16> {
@@ -50,8 +61,8 @@ struct Widened<c10::Half> {
   static FASTPARAM_INLINE Vec<uint16_t, N> to(const Vec<float, N>& x) {
     using U = Vec<uint32_t, N>;
     const U u = bit_cast<U>(x), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;
-    const U rounded = (a + 0xFFF + (a >> 13 & 1)) >> 13;                 // normal numbers: round the bits that go
-    const U normal = rounded - ((127 - 15) << 10);                       // and move the exponent
+    const U rounded = (a + 0xFFF + (a >> 13 & 1)) >> 13;  // normal numbers: round the bits that go
+    const U normal = rounded - ((127 - 15) << 10);        // and move the exponent
     const U tiny = bit_cast<U>(bit_cast<Vec<float, N>>(a) + 0.5f) - 0x3F000000;
     const U is_tiny = bit_cast<U>(a < (113u << 23)), is_large = bit_cast<U>(normal > 0x7C00 - 1), is_nan = bit_cast<U>(a > 0x7F800000u);
     const U finite = (tiny & is_tiny) | (normal & ~is_tiny);

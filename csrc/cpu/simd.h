@@ -21,9 +21,13 @@ namespace fastparam::cpu {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__APPLE__)
 #define FASTPARAM_X86_LEVELS 1
 template <class Body, class... A>
-__attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))) void run_v4(A... a) { Body::template run<64>(a...); }
+__attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))) void run_v4(A... a) {
+  Body::template run<64>(a...);
+}
 template <class Body, class... A>
-__attribute__((target("arch=x86-64-v3"))) void run_v3(A... a) { Body::template run<32>(a...); }
+__attribute__((target("arch=x86-64-v3"))) void run_v3(A... a) {
+  Body::template run<32>(a...);
+}
 #endif
 
 // Bytes of a vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
@@ -57,10 +61,20 @@ struct VecOf {
 template <class T, int N>
 using Vec = typename VecOf<T, N>::type;
 
-template <int Size> struct IntOf;
-template <> struct IntOf<2> { using type = int16_t; };
-template <> struct IntOf<4> { using type = int32_t; };
-template <> struct IntOf<8> { using type = int64_t; };
+template <int Size>
+struct IntOf;
+template <>
+struct IntOf<2> {
+  using type = int16_t;
+};
+template <>
+struct IntOf<4> {
+  using type = int32_t;
+};
+template <>
+struct IntOf<8> {
+  using type = int64_t;
+};
 
 template <class V>
 FASTPARAM_INLINE V load(const void* p) {
@@ -69,7 +83,9 @@ FASTPARAM_INLINE V load(const void* p) {
   return v;
 }
 template <class V>
-FASTPARAM_INLINE void store(void* p, const V& v) { std::memcpy(p, &v, sizeof(V)); }
+FASTPARAM_INLINE void store(void* p, const V& v) {
+  std::memcpy(p, &v, sizeof(V));
+}
 
 // Stores a vector of whole cache lines, aligned, without bringing them into the caches; a fence makes such stores visible to others.
 template <class V>
@@ -112,7 +128,8 @@ FASTPARAM_INLINE Vec<T, N> zip_from(const Vec<T, N>& a, const Vec<T, N>& b, int 
                     : __builtin_shufflevector(a, b, static_cast<int>(N / 2 + I / 2 + I % 2 * N)...);
 #else
   using Index = Vec<typename IntOf<sizeof(T)>::type, N>;
-  return first == 0 ? __builtin_shuffle(a, b, Index{(I / 2 + I % 2 * N)...}) : __builtin_shuffle(a, b, Index{(N / 2 + I / 2 + I % 2 * N)...});
+  return first == 0 ? __builtin_shuffle(a, b, Index{(I / 2 + I % 2 * N)...})
+                    : __builtin_shuffle(a, b, Index{(N / 2 + I / 2 + I % 2 * N)...});
 #endif
 }
 

@@ -9,9 +9,7 @@ namespace fastparam {
 
 namespace fallback {
 
-Tensor symmetric(const Tensor& X, bool lower) {
-  return (lower ? X.tril() + X.tril(-1).mT() : X.triu() + X.triu(1).mT()).contiguous();
-}
+Tensor symmetric(const Tensor& X, bool lower) { return (lower ? X.tril() + X.tril(-1).mT() : X.triu() + X.triu(1).mT()).contiguous(); }
 Tensor symmetric_adjoint(const Tensor& G, bool lower) {
   return (lower ? G.tril() + G.mT().tril(-1) : G.triu() + G.mT().triu(1)).contiguous();
 }

@@ -1,5 +1,5 @@
 // A C++ program that uses the library: values, gradients and an error of one op.
-#include <ops.h>
+#include <fastparam/ops.h>
 #include <torch/torch.h>
 
 #include <iostream>

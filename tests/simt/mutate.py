@@ -1,0 +1,116 @@
+"""Breaks the device headers one token at a time and names the changes that no test notices.
+
+python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes)
+
+Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass runs again under the
+address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the tests: README.md lists the known ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+HEADERS = ROOT / "csrc" / "cuda"
+
+COMPILE = ["g++", "-std=c++20", "-O1", "-w"]
+STRICTER = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+BARRIER = re.compile(r"__sync(threads|warp)\([^)]*\);")
+COMPARISON = re.compile(r"(?<= )(<=|>=|==|!=|<|>)(?= )")
+SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
+FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+JOINED = re.compile(r"(?<= )(&&|\|\|)(?= )")
+ADDED = re.compile(r"(?<= )[+-](?= )")
+
+
+def mutants(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yields line number, description and the whole changed text."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        code = line.split("//")[0]
+        if code.lstrip().startswith(("#", "template", "asm")):
+            continue
+
+        def changed(match: re.Match[str], new: str, number: int = number, line: str = line) -> str:
+            return "\n".join([*lines[:number], line[: match.start()] + new + line[match.end() :], *lines[number + 1 :]])
+
+        for m in BARRIER.finditer(code):
+            yield number + 1, "barrier deleted", changed(m, ";")
+        for m in COMPARISON.finditer(code):
+            for table in (SHIFTED, FLIPPED):
+                if m.group() in table:
+                    yield number + 1, f"{m.group()} -> {table[m.group()]} at {m.start() + 1}", changed(m, table[m.group()])
+        for m in JOINED.finditer(code):
+            other = "||" if m.group() == "&&" else "&&"
+            yield number + 1, f"{m.group()} -> {other} at {m.start() + 1}", changed(m, other)
+        for m in ADDED.finditer(code):
+            other = "-" if m.group() == "+" else "+"
+            yield number + 1, f"{m.group()} -> {other} at {m.start() + 1}", changed(m, other)
+
+
+def passes(tree: Path, test: str, flags: list[str]) -> str:
+    """Returns what became of the test program in a copy of the tree: an empty string where it passed."""
+    program = tree / "program"
+    source = tree / "tests" / "simt" / test
+    if subprocess.run([*COMPILE, *flags, source, "-o", program], capture_output=True, check=False).returncode:
+        return "does not compile"
+    try:
+        run = subprocess.run([program, "quick"], capture_output=True, check=False, timeout=60, env={**os.environ, "STOP_EARLY": "1"})
+    except subprocess.TimeoutExpired:
+        return "hangs"
+    return "caught" if run.returncode else ""
+
+
+def verdict(header: str, test: str, text: str) -> str:
+    # The whole tree is copied: a quoted include looks beside its own file first, and would find the unchanged header there.
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        shutil.copytree(HERE, tree / "tests" / "simt")
+        shutil.copytree(HEADERS, tree / "csrc" / "cuda")
+        (tree / "csrc" / "cuda" / header).write_text(text)
+        return passes(tree, test, []) or ("caught by a sanitizer" if passes(tree, test, STRICTER) else "SURVIVES")
+
+
+def score(header: str, limit: int) -> None:
+    test = f"test_{Path(header).stem}.cpp"
+    text = (HEADERS / header).read_text()
+    every = list(mutants(text))
+    if limit and len(every) > limit:  # the barriers all, the rest evenly
+        barriers = [m for m in every if m[1] == "barrier deleted"]
+        rest = [m for m in every if m[1] != "barrier deleted"]
+        count = max(0, limit - len(barriers))
+        every = barriers + [rest[i * len(rest) // count] for i in range(count)]
+    began = time.time()
+    if verdict(header, test, text) != "SURVIVES":
+        raise SystemExit(f"{test} fails unchanged")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda mutant: verdict(header, test, mutant[2]), every))
+    for (number, what, _), result in zip(every, results, strict=True):
+        if result == "SURVIVES":
+            print(f"{header}:{number}: {what}: {text.splitlines()[number - 1].strip()}")
+    print(f"{header}: {len(every)} changes, {dict(Counter(results))}, {time.time() - began:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Mutation check of the device headers.")
+    parser.add_argument("headers", nargs="*", help="names in csrc/cuda; default: every header with a test")
+    parser.add_argument("--limit", type=int, default=0, help="at most so many changes a header")
+    arguments = parser.parse_args()
+    tested = sorted(p.name for p in HEADERS.glob("*.cuh") if (HERE / f"test_{p.stem}.cpp").exists())
+    for header in arguments.headers or tested:
+        score(header, arguments.limit)
+
+
+if __name__ == "__main__":
+    main()
