@@ -1,0 +1,60 @@
+"""Symmetric and skew-symmetric matrices against the eager expressions, torch.compile and a copy of the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from measure import Case, Map, Op, grid
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+import fastparam
+from fastparam import _reference
+
+
+def rivals(name: str) -> Callable[[Tensor], dict[str, Map]]:
+    contenders = {"eager": getattr(_reference, name), "fastparam": getattr(fastparam.functional, name), "floor": torch.clone}
+    return lambda X: dict(contenders)
+
+
+class Eager(nn.Module):
+    """The module of the parametrizations tutorial."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return _reference.symmetric(X)
+
+
+def layers(X: Tensor) -> dict[str, Map]:
+    """Access to ``layer.weight``: the floor is a parametrization that does nothing, torch's own machinery."""
+
+    def access(module: nn.Module) -> Map:
+        layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
+        layer.weight = nn.Parameter(X)
+        parametrize.register_parametrization(layer, "weight", module)
+        return lambda _: layer.weight
+
+    return {"eager": access(Eager()), "fastparam": access(fastparam.Symmetric()), "floor": access(nn.Identity())}
+
+
+CALLS = ((4, 4), (8, 8), (16, 16))
+SQUARES = ((64, 64), (256, 256), (512, 512), (1000, 1000), (1024, 1024), (2048, 2048))
+BATCHES = ((64, 64, 64), (96, 100, 100), (8, 512, 512), (512, 512, 3, 3), (100_000, 3, 3))
+QUICK = ((8, 8), (256, 256), (1024, 1024), (512, 512, 3, 3))
+OTHER_DTYPES = (torch.float64, torch.bfloat16, torch.float16)
+
+LAYER = Op("layer.weight", layers, contenders=("eager", "fastparam", "floor"))
+CASES: list[Case] = []
+for _name in ("symmetric", "skew"):
+    _op = Op(_name, rivals(_name))
+    CASES += grid(_op, CALLS + SQUARES + BATCHES, quick=QUICK)
+    CASES += grid(_op, ((16, 16), (64, 64, 64), (1024, 1024)), dtypes=OTHER_DTYPES)
+CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
+
+
+@pytest.mark.parametrize(
+    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+)
+def test_triangular(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
+    compete(case, contender)

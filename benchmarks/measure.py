@@ -1,0 +1,246 @@
+"""Times the contenders of one op side by side.
+
+An ``Op`` names its contenders, a ``Case`` is one op on one shape, dtype, device and pass, ``race`` runs a case: outputs are judged
+against float64 first, then peak memory is read, then all contenders are timed in turns, so that what disturbs the machine
+disturbs them alike. Nothing here knows a particular op: a new family lists its ops and cases in ``bench_<family>.py``.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from torch import Tensor
+
+Map = Callable[[Tensor], Tensor]
+
+SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True)
+class Op:
+    """What competes: ``build(X)`` returns the contenders by name, with whatever state (a mask, a layer) inputs like X need.
+
+    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from "eager".
+    """
+
+    name: str
+    build: Callable[[Tensor], dict[str, Map]]
+    contenders: tuple[str, ...] = ("eager", "compile", "fastparam", "floor")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates nothing."""
+
+    op: Op
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    backward: bool = False
+    quick: bool = False
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            "op": self.op.name,
+            "shape": "x".join(map(str, self.shape)),
+            "dtype": DTYPE_NAMES[self.dtype],
+            "device": self.device,
+            "pass": "forward+backward" if self.backward else "forward",
+        }
+
+    def __str__(self) -> str:
+        return "-".join(self.labels.values())
+
+
+def grid(
+    op: Op,
+    shapes: Iterable[tuple[int, ...]],
+    dtypes: Iterable[torch.dtype] = (torch.float32,),
+    quick: Iterable[tuple[int, ...]] = (),
+    passes: Iterable[bool] = (False, True),
+) -> Iterator[Case]:
+    """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short table."""
+    for device, dtype, shape, backward in product(DEVICES, dtypes, shapes, passes):
+        yield Case(op, shape, dtype, device, backward, quick=shape in quick)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and on how much data. ``sets`` weights take turns, as the layers of a model do, so that caches do not flatter."""
+
+    budget: float = 0.6
+    sets: int | None = None
+    compile: bool = True
+
+
+@dataclass
+class Result:
+    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative error.
+
+    ``share`` is the part of the race's time in which its thread was running; 1 on a machine that does nothing else.
+    """
+
+    calls: int = 1
+    seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+    share: float = 1.0
+    error: float = math.nan
+    failure: str = ""
+
+
+def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
+    """Returns the arguments of a step, several times: (X,) forward, (X, G) forward + backward."""
+    size = math.prod(case.shape) * case.dtype.itemsize
+    if sets is None:  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
+        cache = 4 * torch.cuda.get_device_properties(0).L2_cache_size if case.device == "cuda" else 0
+        sets = max(4 if size > 2**23 else 8, min(64, cache // size))
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> Tensor:
+        return torch.randn(case.shape, generator=generator).to(case.device, case.dtype)
+
+    return [(draw().requires_grad_(), draw()) if case.backward else (draw(),) for _ in range(sets)]
+
+
+def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the step that computes the gradient.
+
+    A contender that hands the incoming gradient on without writing one (``clone`` does) is charged the copy wherever bytes count,
+    since every op here has a gradient to write.
+    """
+
+    def step(X: Tensor, G: Tensor) -> Tensor:
+        return torch.autograd.grad(contender(X), X, G)[0]
+
+    def step_and_copy(X: Tensor, G: Tensor) -> Tensor:
+        return torch.autograd.grad(contender(X), X, G)[0].clone()
+
+    X, G = probe
+    return step_and_copy if X.numel() > SMALL and step(X, G).data_ptr() == G.data_ptr() else step
+
+
+def peak_bytes(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
+    """Returns the most memory the step held at any moment, its result included and its arguments not, as torch's allocators saw it."""
+    if args[0].is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(*args)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step(*args)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # signed sizes of every allocation
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+
+
+def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float:
+    """Returns the seconds the step takes on all of the batch, device included."""
+    synchronize = torch.cuda.synchronize if batch[0][0].is_cuda else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    for args in batch:
+        step(*args)
+    synchronize()
+    return time.perf_counter() - start
+
+
+def calls_per_round(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
+    """Returns how many calls make a round long enough for the clock (and, on CUDA, for the synchronisation not to count)."""
+    enough = 1e-3 if args[0].is_cuda else 2e-4
+    clock(step, [args] * 2)
+    once = min(clock(step, [args]) for _ in range(3))
+    if once < enough / 10:
+        once = clock(step, [args] * 10) / 10
+    return max(1, min(1000, math.ceil(enough / once)))
+
+
+def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
+    """Builds every contender's step and judges its output against eager in float64."""
+    built = case.op.build(probe[0].detach())
+    wide = tuple(t.detach().double().requires_grad_(t.requires_grad) for t in probe)
+    reference = case.op.build(wide[0].detach())["eager"]
+    expected = forward_backward(reference, wide)(*wide) if case.backward else reference(wide[0])
+
+    steps: dict[str, Callable[..., Tensor]] = {}
+    results = {name: Result() for name in case.op.contenders}
+    for name, result in results.items():
+        if name == "compile":
+            if not settings.compile:
+                result.failure = "left out"
+                continue
+            torch._dynamo.reset()
+            built[name] = torch.compile(built["eager"], dynamic=False)
+        try:
+            step = forward_backward(built[name], probe) if case.backward else built[name]
+            actual = step(*probe)
+        except Exception as error:
+            if name != "compile":
+                raise
+            result.failure = f"torch.compile: {error}".splitlines()[0]  # no compiler here: a gap in the table, not an error of ours
+            continue
+        steps[name] = step
+        if name != "floor":
+            result.error = relative_error(actual.detach(), expected.detach())
+    eps = torch.finfo(case.dtype).eps
+    limit = 2 * results["eager"].error + 8 * math.sqrt(case.shape[-1]) * eps
+    assert results["fastparam"].error <= limit, f"{case}: error {results['fastparam'].error:.1e} is beyond {limit:.1e}"
+    return steps, results
+
+
+def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result]:
+    """Runs all contenders of a case, in turns, and returns what each did; round i of one is next to round i of the others."""
+    inputs = samples(case, settings.sets if timed else 1)
+    steps, results = prepare(case, settings, inputs[0])
+    if not timed:
+        return results
+
+    for name, step in steps.items():
+        results[name].peak = peak_bytes(step, inputs[0])
+        results[name].calls = calls_per_round(step, inputs[0])
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        take_turns(steps, results, inputs, settings.budget)
+    finally:
+        if collecting:
+            gc.enable()
+    return results
+
+
+def take_turns(
+    steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float
+) -> None:
+    """Runs rounds until the budget is spent; who goes first changes from round to round, and so does the input."""
+    order, spent, rounds = list(steps), 0.0, 0
+    running, start = time.thread_time(), time.perf_counter()
+    while rounds < 7 or (spent < budget and rounds < 201):
+        for name in order:
+            calls = results[name].calls
+            batch = [inputs[(rounds * calls + i) % len(inputs)] for i in range(calls)]
+            seconds = clock(steps[name], batch)
+            results[name].seconds.append(seconds / calls)
+            spent += seconds
+        order = order[1:] + order[:1]
+        rounds += 1
+    if not inputs[0][0].is_cuda:  # a thread that waits for the GPU may sleep
+        share = (time.thread_time() - running) / (time.perf_counter() - start)
+        for result in results.values():
+            result.share = share

@@ -1,0 +1,167 @@
+"""Trains one network on handwritten digits three times, side by side, and shows what constrained weights cost.
+
+The network has symmetric 3 x 3 kernels, a symmetric 512 x 512 and a skew-symmetric 512 x 512 weight. It is trained
+
+- unconstrained: the same layers, plain weights;
+- in plain torch: the maps as the parametrizations tutorial writes them;
+- with fastparam.
+
+All start from the same weights and see the same batches. The last two must follow the same loss curve to rounding. What is
+timed is the whole training step (forward, loss, backward, Adam); the three take turns step by step, and medians are printed;
+what the constraints add is the median of the differences to the unconstrained step next to it.
+
+Run ``python examples/train_digits.py [--epochs 6] [--device cuda] [--out curve.png]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from tqdm import tqdm
+
+import fastparam
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HIDDEN = 512
+BATCH = 64
+TEST = 360
+
+
+class EagerSymmetric(nn.Module):
+    """The map in plain torch, as the tutorial has it."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X.triu() + X.triu(1).mT
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        return A.triu()
+
+
+class EagerSkew(nn.Module):
+    """The map in plain torch, as the tutorial has it."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        A = X.triu(1)
+        return A - A.mT
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        return A.triu(1)
+
+
+# name: the maps of (kernels, first hidden weight, second hidden weight)
+VARIANTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
+    "unconstrained": (),
+    "plain torch": (EagerSymmetric, EagerSymmetric, EagerSkew),
+    "fastparam": (fastparam.Symmetric, fastparam.Symmetric, fastparam.Skew),
+}
+
+
+class Run:
+    """A model, its optimizer, and what was seen of its training: loss and seconds of each step."""
+
+    def __init__(self, maps: tuple[Callable[[], nn.Module], ...], device: str) -> None:
+        torch.manual_seed(0)
+        kernels, first, second = nn.Conv2d(1, 32, 3, padding=1), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+        head = nn.Linear(HIDDEN, 10)
+        for layer, make in zip((kernels, first, second), maps, strict=False):
+            parametrize.register_parametrization(layer, "weight", make())
+        features = nn.Sequential(kernels, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())  # 32 channels of 4 x 4: HIDDEN numbers
+        self.model = nn.Sequential(features, first, nn.ReLU(), second, nn.ReLU(), head).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """One training step; the clock stops when its loss has arrived and the device is idle."""
+        start = time.perf_counter()
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - start)
+
+    @torch.no_grad()
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        return (self.model(images).argmax(1) == labels).float().mean().item()
+
+
+def digits(device: str) -> tuple[Tensor, Tensor]:
+    """Returns the 1797 images that scikit-learn ships, shuffled: (N, 1, 8, 8) in [0, 1], and their labels."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(data.images, dtype=torch.float32)[order, None] / 16
+    return images.to(device), torch.tensor(data.target)[order].to(device)
+
+
+def train(runs: dict[str, Run], images: Tensor, labels: Tensor, epochs: int) -> None:
+    """Trains all runs on the same batches; who goes first changes from step to step."""
+    order = list(runs.values())
+    shuffle = torch.Generator().manual_seed(0)
+    with tqdm(total=epochs * -(-len(images) // BATCH), unit="step", desc="training") as bar:
+        for _ in range(epochs):
+            for batch in torch.randperm(len(images), generator=shuffle).to(images.device).split(BATCH):
+                for run in order:
+                    run.step(images[batch], labels[batch])
+                order = order[1:] + order[:1]
+                bar.set_postfix(loss=f"{runs['fastparam'].losses[-1]:.4f}", refresh=False)
+                bar.update()
+
+
+def plot(runs: dict[str, Run], path: Path) -> None:
+    """Draws the two constrained loss curves, which lie on each other, and the time per step of all runs."""
+    figure, (curve, bars) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2, 1), layout="constrained")
+    curve.plot(runs["plain torch"].losses, linewidth=5, alpha=0.35, label="plain torch")
+    curve.plot(runs["fastparam"].losses, linewidth=1.2, color="black", label="fastparam")
+    curve.set(xlabel="step", ylabel="training loss", yscale="log", title="Same loss curve")
+    curve.legend()
+    bars.bar(list(runs), [1e3 * statistics.median(run.seconds) for run in runs.values()], color=["silver", "C0", "black"])
+    bars.set(ylabel="ms", title="Median time per step")
+    figure.savefig(path, dpi=120)
+
+
+def report(runs: dict[str, Run], images: Tensor, labels: Tensor) -> None:
+    """Prints time per step, what the constraints add to it, final loss and accuracy on unseen images."""
+    base = runs["unconstrained"].seconds
+    print(f"{'':14}{'ms a step':>10}{'constraints add':>17}{'last loss':>11}{'test accuracy':>15}")
+    for name, run in runs.items():
+        median = statistics.median(run.seconds)
+        extra = statistics.median(ours - theirs for ours, theirs in zip(run.seconds, base, strict=True))
+        added = f"{1e3 * extra:+.2f} ms" if run.seconds is not base else "-"
+        print(f"{name:14}{1e3 * median:10.2f}{added:>17}{run.losses[-1]:11.4f}{run.accuracy(images, labels):15.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("train_digits.png"), help="where the plot goes")
+    args = parser.parse_args()
+
+    images, labels = digits(args.device)
+    runs = {name: Run(maps, args.device) for name, maps in VARIANTS.items()}
+    train(runs, images[TEST:], labels[TEST:], args.epochs)
+
+    report(runs, images[:TEST], labels[:TEST])
+    ours, eager = torch.tensor(runs["fastparam"].losses), torch.tensor(runs["plain torch"].losses)
+    print(f"loss curves: largest difference {(ours - eager).abs().max():.1e} over {len(ours)} steps")
+    torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-4)
+    plot(runs, args.out)
+    print(f"plot: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

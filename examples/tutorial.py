@@ -1,0 +1,300 @@
+"""The PyTorch parametrizations tutorial, step by step, with fastparam's modules; every claim it makes is asserted.
+
+Run ``python examples/tutorial.py``. The tutorial: https://pytorch.org/tutorials/intermediate/parametrizations.html
+Modules marked "eager form" are written here in plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.testing import assert_close
+
+import fastparam
+
+
+class LinearSymmetric(nn.Module):
+    """What one writes without parametrizations: the layer itself is implemented again. Eager form."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(n, n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.weight.triu() + self.weight.triu(1).mT)
+
+
+class MatrixExponential(nn.Module):
+    """Skew-symmetric -> orthogonal, symmetric -> positive definite. Eager form."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return torch.matrix_exp(X)
+
+
+class CayleyMap(nn.Module):
+    """Q = (I + A)^-1 (I - A): skew-symmetric -> orthogonal without eigenvalue -1. Eager form."""
+
+    Id: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("Id", torch.eye(n))
+
+    def forward(self, A: Tensor) -> Tensor:
+        return torch.linalg.solve(self.Id + A, self.Id - A)
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        """Returns A = (I - Q) (I + Q)^-1; the map is its own inverse, and both factors commute. Exact where I + Q is invertible."""
+        return torch.linalg.solve(self.Id + Q, self.Id - Q)
+
+
+class PruningParametrization(nn.Module):
+    """Sets a random fifth of the entries to zero. Eager form."""
+
+    mask: Tensor
+
+    def __init__(self, X: Tensor, p_drop: float = 0.2) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.bernoulli(torch.full_like(X, 1.0 - p_drop)))
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X * self.mask
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        return A
+
+
+class Counting(nn.Module):
+    """The identity, counting its calls: shows when a weight is computed. Eager form."""
+
+    calls = 0
+
+    def forward(self, X: Tensor) -> Tensor:
+        self.calls += 1
+        return X
+
+
+class Scale(nn.Module):
+    """Multiplies by a learned number: a parametrization with a parameter of its own. Eager form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.factor * X
+
+
+class RankOne(nn.Module):
+    """A matrix as an outer product: one weight from two free parameters. Eager form."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x[:, None] * y[None, :]
+
+    def right_inverse(self, Z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the leading singular pair: a projection, exact on matrices of rank one."""
+        U, S, Vh = torch.linalg.svd(Z, full_matrices=False)
+        root = S[0].sqrt()
+        return U[:, 0] * root, Vh[0] * root
+
+
+class DropRows(nn.Module):
+    """Keeps the first rows only: a parametrization that changes the shape. Eager form."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X[:2]
+
+
+def constrained(layer: nn.Module, *maps: nn.Module) -> Any:
+    """Registers the maps on ``layer.weight``, in order."""
+    for module in maps:
+        parametrize.register_parametrization(layer, "weight", module)
+    return layer
+
+
+def rotation(n: int) -> Tensor:
+    """Returns a random orthogonal matrix of determinant +1."""
+    Q = nn.init.orthogonal_(torch.empty(n, n))
+    if Q.det() < 0:
+        Q[0].neg_()
+    return Q
+
+
+def by_hand() -> None:
+    layer, x = LinearSymmetric(3), torch.rand(8, 3)
+    A = fastparam.functional.symmetric(layer.weight)
+    assert torch.equal(A, A.mT)
+    assert_close(layer(x), x @ A)
+
+
+def registering() -> None:
+    weight = constrained(nn.Linear(3, 3), fastparam.Symmetric()).weight
+    assert torch.equal(weight, weight.mT)
+
+    kernels = constrained(nn.Conv2d(5, 8, kernel_size=3), fastparam.Skew()).weight
+    assert kernels.shape == (8, 5, 3, 3), "every 3 x 3 kernel is one matrix"
+    assert torch.equal(kernels, -kernels.mT)
+
+
+def inspecting() -> None:
+    layer = nn.Linear(3, 3)
+    before = layer.weight
+    constrained(layer, fastparam.Symmetric())
+
+    assert isinstance(layer, nn.Linear) and isinstance(type(layer).weight, property)
+    chain = layer.parametrizations.weight
+    assert isinstance(layer.parametrizations, nn.ModuleDict) and isinstance(chain, parametrize.ParametrizationList)
+    assert isinstance(chain[0], fastparam.Symmetric)
+    assert parametrize.is_parametrized(layer, "weight") and not parametrize.is_parametrized(layer, "bias")
+
+    assert set(dict(layer.named_parameters())) == {"bias", "parametrizations.weight.original"}
+    assert chain.original is before, "the parameter is moved, not replaced: an optimizer that holds it keeps working"
+    assert torch.equal(layer.weight, fastparam.functional.symmetric(before))
+    assert "Symmetric()" in repr(layer)
+
+
+def first_class() -> None:
+    layer = constrained(nn.Linear(3, 3), fastparam.Symmetric(), Scale())
+    scale = layer.parametrizations.weight[1]
+    assert any(scale.factor is p for p in layer.parameters()) and "parametrizations.weight.1.factor" in layer.state_dict()
+    layer.weight.sum().backward()
+    assert scale.factor.grad is not None and layer.parametrizations.weight.original.grad is not None
+
+    layer.double().eval()
+    assert scale.factor.dtype == layer.weight.dtype == torch.float64 and not scale.training
+    if torch.cuda.is_available():
+        assert layer.cuda().weight.is_cuda and scale.factor.is_cuda
+
+    twin = constrained(nn.Linear(3, 3), fastparam.Symmetric(), Scale()).double()
+    twin.load_state_dict(layer.state_dict())
+    assert_close(twin.weight, layer.weight)
+
+
+def caching() -> None:
+    layer = constrained(nn.Linear(4, 4), fastparam.Symmetric(), Counting())
+    counter = layer.parametrizations.weight[1]
+
+    counter.calls = 0
+    _ = (layer.weight + layer.weight.mT, layer.weight.sum())
+    assert counter.calls == 3, "computed at every access"
+
+    counter.calls = 0
+    with parametrize.cached():
+        first = layer.weight
+        assert layer.weight is first
+        _ = layer.weight + layer.weight.mT
+    assert counter.calls == 1, "computed once"
+    assert layer.weight is not first and torch.equal(layer.weight, first)
+
+
+def concatenating() -> None:
+    for orthogonal_map in (CayleyMap(3), MatrixExponential()):
+        layer = constrained(nn.Linear(3, 3), fastparam.Skew(), orthogonal_map)
+        assert len(layer.parametrizations.weight) == 2
+        assert_close(layer.weight.mT @ layer.weight, torch.eye(3), rtol=0.0, atol=1e-4)
+        assert_close(layer.weight.det(), torch.tensor(1.0), rtol=0.0, atol=1e-4)
+
+    weight = constrained(nn.Linear(3, 3), fastparam.Symmetric(), MatrixExponential()).weight
+    assert_close(weight, weight.mT)
+    assert (torch.linalg.eigvalsh(weight) > 0).all()
+
+    layer = constrained(nn.Linear(8, 8), fastparam.Symmetric())
+    pruned = constrained(layer, PruningParametrization(layer.weight)).weight
+    assert (pruned[layer.parametrizations.weight[1].mask == 0] == 0).all()
+
+
+def whole_model() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 6)))
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.in_features == module.out_features:
+            constrained(module, fastparam.Skew())
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.rand(5, 4)).square().mean().backward()
+        optimizer.step()
+    square = [m for m in model.modules() if parametrize.is_parametrized(m)]
+    assert len(square) == 2 and all(torch.equal(m.weight, -m.weight.mT) for m in square), "training stays on the constraint"
+
+
+def initialising() -> None:
+    layer = constrained(nn.Linear(3, 3), fastparam.Skew())
+    for _ in range(3):
+        X = torch.rand(3, 3)
+        layer.weight = X - X.mT
+        assert_close(layer.weight, X - X.mT)
+
+    layer = constrained(nn.Linear(3, 3), fastparam.Skew(), CayleyMap(3))
+    for _ in range(10):
+        Q = rotation(3)
+        layer.weight = Q
+        assert_close(layer.weight, Q, rtol=1e-4, atol=1e-4)
+    A, cayley = fastparam.functional.skew(torch.randn(3, 3)), layer.parametrizations.weight[1]
+    assert_close(cayley.right_inverse(cayley(A)), A, rtol=1e-4, atol=1e-4)
+
+    # The tutorial's one-line form. It needs determinant +1, which torch.nn.init.orthogonal_ gives half of the time.
+    torch.manual_seed(1)
+    layer.weight = fresh = nn.init.orthogonal_(layer.weight)
+    assert fresh.det() > 0
+    assert_close(layer.weight, fresh, rtol=1e-4, atol=1e-4)
+
+
+def pruning() -> None:
+    layer = nn.Linear(30, 40)
+    constrained(layer, PruningParametrization(layer.weight))
+    mask, X = layer.parametrizations.weight[0].mask, torch.rand(40, 30)
+    layer.weight = X
+    assert torch.equal(layer.weight, X * mask) and not torch.equal(layer.weight, X), "right_inverse need not be an exact inverse"
+    assert 0.1 < (mask == 0).float().mean() < 0.3
+    layer.weight = X * mask
+    assert torch.equal(layer.weight, X * mask), "what has zeros there comes back as it was"
+
+
+def several_inputs() -> None:
+    layer = constrained(nn.Linear(4, 3), RankOne())
+    assert {"original0", "original1"} <= set(dict(layer.parametrizations.weight.named_parameters()))
+    assert torch.linalg.matrix_rank(layer.weight) == 1
+
+
+def changing_shape() -> None:
+    layer = nn.Linear(3, 3, bias=False)
+    before = layer.weight
+    try:
+        constrained(layer, DropRows())
+        raise AssertionError("a change of shape has to be asked for")
+    except ValueError:
+        assert layer.weight is before, "refused, and the layer is as it was"
+    parametrize.register_parametrization(layer, "weight", DropRows(), unsafe=True)
+    assert layer(torch.rand(5, 3)).shape == (5, 2)
+
+
+def removing() -> None:
+    layer = constrained(nn.Linear(3, 3), fastparam.Skew())
+    value = layer.weight.detach().clone()
+    parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is nn.Linear and isinstance(layer.weight, nn.Parameter)
+    assert torch.equal(layer.weight, value), "skew-symmetric values, no longer constrained"
+
+    layer = nn.Linear(3, 3)
+    free = layer.weight.detach().clone()
+    constrained(layer, fastparam.Skew())
+    parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+    assert type(layer) is nn.Linear and isinstance(layer.weight, nn.Parameter)
+    assert torch.equal(layer.weight, free.triu(1)), "the free parameter, as right_inverse made it on registration"
+
+
+SECTIONS = (
+    *(by_hand, registering, inspecting, first_class, caching, concatenating),
+    *(whole_model, initialising, pruning, several_inputs, changing_shape, removing),
+)
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for section in SECTIONS:
+        section()
+        print(f"{section.__name__.replace('_', ' ')}: holds")
+    print("tutorial: all claims hold")
