@@ -128,4 +128,5 @@ def main() -> None:
     setup(ext_modules=[extension], cmdclass={"build_ext": command})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What every test starts from: a seed, and no graph compiled by another test."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on busy cores, threads that spin cost the suite minutes
+
+import cases
+import pytest
+import torch
+
+IGNORED = (
+    "ignore:fastparam. complex dtypes have no kernels:UserWarning",  # test_errors.py asks for it in a process of its own
+    "ignore:`torch.jit:DeprecationWarning",
+    "ignore:Anomaly Detection has been enabled:UserWarning",
+    "ignore:Complex modules are a new feature:UserWarning",
+    "ignore:Sparse CSR tensor support is in beta:UserWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",
+    "ignore:.isinstance.treespec, LeafSpec:FutureWarning",
+    "ignore:Attempted to insert a get_attr Node:UserWarning",
+)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: compiles with inductor, or starts several processes")
+    for line in IGNORED:
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=cases.DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture
+def dynamo():
+    torch._dynamo.reset()
+    yield torch._dynamo
+    torch._dynamo.reset()

@@ -1,0 +1,148 @@
+"""What a build and the loading of one say when something is missing, each in one sentence."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastparam
+from fastparam import _built
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+
+
+def run(code, *arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture(scope="module")
+def setup_py():
+    spec = importlib.util.spec_from_file_location("fastparam_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---- building ----
+
+SETUP = "import sys, runpy; sys.argv = ['setup.py', *sys.argv[1:]]; runpy.run_path('setup.py', run_name='__main__')"
+WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {SETUP}"
+
+
+@pytest.mark.parametrize("command", ["dist_info", "bdist_wheel", "editable_wheel"])
+def test_an_isolated_build_stops_before_anything_is_downloaded(command):
+    result = run(WITHOUT_TORCH, command)
+    assert result.returncode != 0
+    (sentence,) = result.stderr.strip().splitlines()
+    assert "install torch, then run `pip install --no-build-isolation .`" in sentence
+
+
+def test_sdist_needs_no_torch_and_holds_what_a_build_needs(tmp_path):
+    source = tmp_path / "source"
+    kept = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, source, ignore=kept)
+    result = run(WITHOUT_TORCH, "-q", "sdist", "-d", str(tmp_path), cwd=source)
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        held = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
+    needed = {str(path.relative_to(ROOT)) for kind in ("cpp", "h", "cu", "cuh") for path in (ROOT / "csrc").rglob(f"*.{kind}")}
+    assert needed | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt", "fastparam/py.typed"} <= held
+    assert not any(name.endswith((".so", "_built.py")) for name in held)
+
+
+def test_an_unknown_kind_of_build_is_refused():
+    result = run(SETUP, "build_ext", FASTPARAM_BUILD="gpu")
+    assert result.stderr.strip() == "fastparam: expected FASTPARAM_BUILD to be auto, cpu or cuda, got gpu"
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch could build CUDA kernels")
+def test_a_cuda_build_says_what_is_missing():
+    result = run(SETUP, "build_ext", FASTPARAM_BUILD="cuda")
+    assert result.stderr.strip() == "fastparam: FASTPARAM_BUILD=cuda, but the installed torch is a CPU build (torch.version.cuda is None)"
+
+
+def test_what_cuda_lacks(setup_py, tmp_path):
+    assert "nvcc was not found" in setup_py.what_cuda_lacks("13.0", str(tmp_path))
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.6, V12.6.20'\n")
+    nvcc.chmod(0o755)
+    assert setup_py.what_cuda_lacks("12.8", str(tmp_path)) is None
+    assert "CUDA 12.6, torch of CUDA 13.0" in setup_py.what_cuda_lacks("13.0", str(tmp_path))
+
+
+def test_architectures_end_in_ptx(setup_py):
+    assert setup_py.default_architectures((12, 6)) == "8.0;8.6;8.9;9.0+PTX"
+    assert setup_py.default_architectures((13, 0)) == "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+
+def test_a_build_does_not_require_torch():
+    text = (ROOT / "pyproject.toml").read_text()
+    requires = text.split("[project]")[0]
+    assert '"torch' not in requires and 'requires = ["setuptools' in requires
+
+
+# ---- loading ----
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The installed package in another place, to be broken."""
+    shutil.copytree(Path(fastparam.__file__).parent, tmp_path / "fastparam", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def import_error(folder):
+    only_here = "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]"
+    result = run(f"import sys; {only_here}; sys.path.insert(0, {str(folder)!r}); import fastparam", cwd=folder)
+    assert result.returncode != 0
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_a_build_for_another_torch_says_so(copy):
+    built = copy / "fastparam" / "_built.py"
+    built.write_text(built.read_text().replace(_built.torch, "2.0.1+cu118"))
+    expected = (
+        f"ImportError: fastparam was built for torch 2.0.1+cu118, but torch {torch.__version__} is running: rebuild it with `pip install "
+    )
+    assert import_error(copy).startswith(expected)
+
+
+def test_a_library_that_does_not_load_is_never_a_bare_undefined_symbol(copy):
+    (library,) = (copy / "fastparam").glob("_C*.so")
+    library.write_bytes(b"not a library")
+    assert import_error(copy).startswith(
+        f"ImportError: fastparam was built for torch {_built.torch}, but torch {torch.__version__} is running"
+    )
+
+
+def test_an_unbuilt_tree_says_so(copy):
+    (copy / "fastparam" / "_built.py").unlink()
+    assert import_error(copy) == "ImportError: fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
+
+
+def test_the_self_check_ends_in_ok():
+    result = subprocess.run([sys.executable, "-m", "fastparam"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("ok"), result.stdout
+
+
+def test_the_self_check_names_the_op_that_is_wrong():
+    code = "import runpy, fastparam._reference as r; r.skew = r.symmetric; runpy.run_module('fastparam', run_name='__main__')"
+    result = run(code)
+    assert result.returncode == 1 and "skew of (33, 33) on cpu: a wrong result" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("not ok: rebuild with")
+
+
+def test_one_version_number():
+    assert f'version = "{fastparam.__version__}"' in (ROOT / "pyproject.toml").read_text()

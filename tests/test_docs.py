@@ -1,0 +1,56 @@
+"""What the documentation shows runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.utils import parametrize
+
+import fastparam
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = sorted(
+    {"fastparam", *(f"fastparam.{module.name}" for module in pkgutil.iter_modules(fastparam.__path__))} - {"fastparam.__main__"}
+)
+
+
+def examples():
+    names = {"torch": torch, "parametrize": parametrize, "fastparam": fastparam}
+    for module in map(importlib.import_module, MODULES):
+        for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=names):
+            if test.examples:
+                yield pytest.param(test, id=test.name)
+
+
+@pytest.mark.parametrize("test", list(examples()))
+def test_docstring(test):
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted > 0 and result.failed == 0
+
+
+@pytest.mark.parametrize("name", [*fastparam.functional.__all__, *fastparam.__all__])
+def test_every_public_name_has_an_example(name):
+    thing = getattr(fastparam.functional, name, None) or getattr(fastparam, name)
+    if callable(thing):
+        assert ">>>" in thing.__doc__ and ".. math::" in thing.__doc__
+
+
+def python_blocks():
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for i, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
+            yield pytest.param(block, id=f"{path.name}-{i}")
+
+
+@pytest.mark.parametrize("block", list(python_blocks()))
+def test_readme_code_runs(block):
+    exec(block, {})
+
+
+def test_numbers_of_the_readme_come_from_the_saved_results():
+    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check", str(ROOT / "README.md")], check=True)
