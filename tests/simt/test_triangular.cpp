@@ -1,7 +1,8 @@
 // The kernels of csrc/cuda/triangular.cuh, and before them the shim itself.   ./test_triangular [quick]
+#include "simt.h"  // before the device code
+
 #include "../../csrc/cuda/triangular.cuh"
 #include "check.h"
-#include "simt.h"
 #include "test_shim.h"
 
 using namespace fastparam::cuda;
