@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def _one(arg: Any, dim: int | None) -> Any:
+    """An argument as one example sees it, without data."""
+    if not isinstance(arg, Tensor):
+        return arg
+    return arg.new_empty([size for d, size in enumerate(arg.shape) if d != dim], device="meta")
+
+
 def _register(op: torch._ops.OpOverload) -> None:
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         def front(arg: Any, dim: int | None) -> Any:
@@ -15,6 +22,8 @@ def _register(op: torch._ops.OpOverload) -> None:
                 return arg
             return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
 
+        if any(dim is not None and arg.dim() < 3 for arg, dim in zip(args, in_dims, strict=True)):
+            op(*map(_one, args, in_dims))  # raises where an example is a vector, though the batch of them is a matrix
         return op(*map(front, args, in_dims)), 0
 
     torch.library.register_vmap(op, rule)

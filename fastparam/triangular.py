@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import has_torch_function
+from torch.compiler import is_compiling
+from torch.overrides import has_torch_function_unary
 
 from . import _C
 from ._arguments import check_flag, check_square, check_tensor
+
+
+def check_types(op: str, X: object, lower: object) -> None:
+    """Raises TypeError unless X is a tensor and lower a bool."""
+    check_tensor(op, "X", X)
+    check_flag(op, "lower", lower)
 
 
 def symmetric(X: Tensor, lower: bool = False) -> Tensor:
@@ -33,13 +40,15 @@ def symmetric(X: Tensor, lower: bool = False) -> Tensor:
         tensor([[1., 2.],
                 [2., 3.]])
     """
-    if not (isinstance(X, Tensor) and isinstance(lower, bool)):
-        check_tensor("symmetric", "X", X)
-        check_flag("symmetric", "lower", lower)
-    if torch.compiler.is_compiling() or has_torch_function((X,)):
+    if is_compiling() or has_torch_function_unary(X) or (lower is not False and lower is not True):
+        check_types("symmetric", X, lower)
         Y: Tensor = torch.ops.fastparam.symmetric.default(X, lower)
         return Y
-    return _C.symmetric(X, lower)
+    try:
+        return _C.symmetric(X, lower)
+    except TypeError:  # of the many lines that pybind11 writes, one
+        check_types("symmetric", X, lower)
+        raise
 
 
 def skew(X: Tensor, lower: bool = False) -> Tensor:
@@ -66,13 +75,15 @@ def skew(X: Tensor, lower: bool = False) -> Tensor:
         tensor([[ 0.,  2.],
                 [-2.,  0.]])
     """
-    if not (isinstance(X, Tensor) and isinstance(lower, bool)):
-        check_tensor("skew", "X", X)
-        check_flag("skew", "lower", lower)
-    if torch.compiler.is_compiling() or has_torch_function((X,)):
+    if is_compiling() or has_torch_function_unary(X) or (lower is not False and lower is not True):
+        check_types("skew", X, lower)
         Y: Tensor = torch.ops.fastparam.skew.default(X, lower)
         return Y
-    return _C.skew(X, lower)
+    try:
+        return _C.skew(X, lower)
+    except TypeError:  # of the many lines that pybind11 writes, one
+        check_types("skew", X, lower)
+        raise
 
 
 class _Triangular(nn.Module):
