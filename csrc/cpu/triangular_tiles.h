@@ -15,12 +15,12 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kGroupBytes = 128;          // a group of tiles writes so much of each mirrored row,
-constexpr int64_t kStreamedGroupBytes = 256;  // or so much past the caches
-constexpr int64_t kPrefetchBytes = 2 << 20;   // outputs from this size on are fetched ahead of the tiles,
-constexpr int64_t kStreamBytes = 12 << 20;    // from this size on written past the caches
-constexpr int64_t kLine = 64;                 // bytes of a cache line
-constexpr int64_t kPage = 4096;               // rows so far apart share a cache set: then tiles are staged, kStaged by kStaged
+constexpr int64_t kGroupBytes = 128;           // a group of tiles writes so much of each mirrored row,
+constexpr int64_t kStreamedGroupBytes = 256;   // or so much past the caches
+constexpr int64_t kPrefetchBytes = 512 << 10;  // outputs from this size on are fetched ahead of the tiles,
+constexpr int64_t kStreamBytes = 12 << 20;     // from this size on written past the caches
+constexpr int64_t kLine = 64;                  // bytes of a cache line
+constexpr int64_t kPage = 4096;                // rows so far apart share a cache set: then tiles are staged, kStaged by kStaged
 constexpr int kStaged = 8;
 constexpr int64_t kSmallOrder = 128;
 
