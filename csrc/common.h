@@ -10,25 +10,30 @@ namespace fastparam {
 
 using at::Tensor;
 
-inline std::string shape(const Tensor& X) {
+inline std::string shape(c10::SymIntArrayRef sizes) {
   std::ostringstream out;
   const char* comma = "";
   out << "(";
-  for (const auto& size : X.sym_sizes()) out << comma << size, comma = ", ";
-  out << (X.dim() == 1 ? ",)" : ")");
+  for (const auto& size : sizes) out << comma << size, comma = ", ";
+  out << (sizes.size() == 1 ? ",)" : ")");
   return out.str();
 }
+inline std::string shape(const Tensor& X) { return shape(X.sym_sizes()); }
 
 inline bool is_supported(at::ScalarType type) {
   return type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf || at::isComplexType(type);
+}
+
+inline void check_dtype(const char* op, const char* argument, const Tensor& X) {
+  TORCH_CHECK_VALUE(is_supported(X.scalar_type()), op, ": expected ", argument,
+                    " of dtype float32, float64, bfloat16, float16 or complex, got ", c10::getDtypeNames(X.scalar_type()).first);
 }
 
 // sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion instead of giving up.
 inline void check_square(const char* op, const char* argument, const Tensor& X) {
   TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op, ": expected ", argument,
                     " of shape (..., n, n), got ", shape(X));
-  TORCH_CHECK_VALUE(is_supported(X.scalar_type()), op, ": expected ", argument,
-                    " of dtype float32, float64, bfloat16, float16 or complex, got ", c10::getDtypeNames(X.scalar_type()).first);
+  check_dtype(op, argument, X);
 }
 
 // Outputs are contiguous whatever the strides of the input.

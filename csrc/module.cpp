@@ -23,6 +23,9 @@ PYBIND11_MODULE(_C, m) {
   using torch::wrap_pybind_function_no_gil;  // C++ errors keep their Python type (ValueError), the GIL is released
   m.def("symmetric", wrap_pybind_function_no_gil(&Symmetric::call), py::arg("X"), py::arg("lower") = false);
   m.def("skew", wrap_pybind_function_no_gil(&Skew::call), py::arg("X"), py::arg("lower") = false);
+  m.def("masked_prune", wrap_pybind_function_no_gil(&MaskedPrune::call), py::arg("X"), py::arg("mask"));
+  m.def("pack_mask", wrap_pybind_function_no_gil(&PackMask::call), py::arg("mask"));
+  m.def("unpack_mask", wrap_pybind_function_no_gil(&UnpackMask::call), py::arg("packed"), py::arg("size"));
 
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"), py::arg("X"));  // for inverses
   m.def("compiler", &compiler);

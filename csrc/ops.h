@@ -17,5 +17,14 @@ struct Skew : Op<Skew, bool> {
 struct SkewAdjoint : Op<SkewAdjoint, bool> {
   static constexpr char name[] = "fastparam::skew_adjoint", argument[] = "G";
 };
+struct MaskedPrune : Op<MaskedPrune, const Tensor&> {
+  static constexpr char name[] = "fastparam::masked_prune", argument[] = "X";
+};
+struct PackMask : Op<PackMask> {
+  static constexpr char name[] = "fastparam::pack_mask", argument[] = "mask";
+};
+struct UnpackMask : Op<UnpackMask, c10::SymIntArrayRef> {
+  static constexpr char name[] = "fastparam::unpack_mask", argument[] = "packed";
+};
 
 }  // namespace fastparam

@@ -51,22 +51,6 @@ class CayleyMap(nn.Module):
         return torch.linalg.solve(self.Id + Q, self.Id - Q)
 
 
-class PruningParametrization(nn.Module):
-    """Sets a random fifth of the entries to zero. Eager form."""
-
-    mask: Tensor
-
-    def __init__(self, X: Tensor, p_drop: float = 0.2) -> None:
-        super().__init__()
-        self.register_buffer("mask", torch.bernoulli(torch.full_like(X, 1.0 - p_drop)))
-
-    def forward(self, X: Tensor) -> Tensor:
-        return X * self.mask
-
-    def right_inverse(self, A: Tensor) -> Tensor:
-        return A
-
-
 class Counting(nn.Module):
     """The identity, counting its calls: shows when a weight is computed. Eager form."""
 
@@ -202,7 +186,7 @@ def concatenating() -> None:
     assert (torch.linalg.eigvalsh(weight) > 0).all()
 
     layer = constrained(nn.Linear(8, 8), fastparam.Symmetric())
-    pruned = constrained(layer, PruningParametrization(layer.weight)).weight
+    pruned = constrained(layer, fastparam.PruningParametrization(layer.weight)).weight
     assert (pruned[layer.parametrizations.weight[1].mask == 0] == 0).all()
 
 
@@ -245,13 +229,29 @@ def initialising() -> None:
 
 def pruning() -> None:
     layer = nn.Linear(30, 40)
-    constrained(layer, PruningParametrization(layer.weight))
+    constrained(layer, fastparam.PruningParametrization(layer.weight, p_drop=0.2))
     mask, X = layer.parametrizations.weight[0].mask, torch.rand(40, 30)
     layer.weight = X
     assert torch.equal(layer.weight, X * mask) and not torch.equal(layer.weight, X), "right_inverse need not be an exact inverse"
     assert 0.1 < (mask == 0).float().mean() < 0.3
     layer.weight = X * mask
     assert torch.equal(layer.weight, X * mask), "what has zeros there comes back as it was"
+
+    assert sum(b.nbytes for b in layer.buffers()) == 40 * 30 // 8, "one bit an entry, and it is in the checkpoint"
+    twin = constrained(nn.Linear(30, 40), fastparam.PruningParametrization(X))
+    assert twin.load_state_dict(layer.state_dict()) and torch.equal(twin.weight, layer.weight)
+
+
+def pruning_by_name() -> None:
+    layer = nn.Linear(30, 40)
+    for _ in range(2):
+        fastparam.parametrizations.l1_unstructured(layer, "weight", amount=0.5)
+    assert layer.parametrizations.weight[0].sparsity == 0.75, "half of it, and half of the rest"
+    checkpoint = nn.utils.prune.random_unstructured(nn.Linear(30, 40), "weight", amount=100).state_dict()
+    layer.load_state_dict(checkpoint)
+    assert torch.equal(layer.weight, checkpoint["weight_orig"] * checkpoint["weight_mask"])
+    fastparam.parametrizations.remove(layer, "weight")
+    assert type(layer) is nn.Linear and (layer.weight == 0).sum() == 100
 
 
 def several_inputs() -> None:
@@ -289,7 +289,7 @@ def removing() -> None:
 
 SECTIONS = (
     *(by_hand, registering, inspecting, first_class, caching, concatenating),
-    *(whole_model, initialising, pruning, several_inputs, changing_shape, removing),
+    *(whole_model, initialising, pruning, pruning_by_name, several_inputs, changing_shape, removing),
 )
 
 if __name__ == "__main__":

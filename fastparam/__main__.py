@@ -16,6 +16,7 @@ SIZES = ((3, 3), (5, 7, 7), (33, 33), (2, 130, 130))
 OPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "symmetric": (functional.symmetric, _reference.symmetric),
     "skew": (functional.skew, _reference.skew),
+    "masked_prune": (lambda X: functional.masked_prune(X, functional.pack_mask(X > 0)), lambda X: _reference.masked_prune(X, X > 0)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -99,7 +100,36 @@ def _triangular() -> list[Case]:
     return cases
 
 
-CASES = [*_triangular()]
+def mask(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """A bool mask, the same at every call, that drops about a third; without a random number, which vmap would refuse."""
+    return (torch.arange(math.prod(shape), device=device) * 7919 % 257 % 3 > 0).view(shape)
+
+
+MASKS = {
+    "bool": mask,
+    "row": lambda shape, device: mask((*(1 for _ in shape[:-1]), shape[-1]), device),
+    "column": lambda shape, device: mask((*shape[:-1], 1), device),
+    "packed": lambda shape, device: reference.pack_mask(mask(shape, device)),
+}
+
+
+def _prune() -> list[Case]:
+    return [
+        Case(
+            name=f"masked_prune-{kind}",
+            op=ops.masked_prune.default,
+            reference=reference.masked_prune,
+            others=(made,),
+            public=fastparam.functional.masked_prune,
+            saved=1,
+            square=False,
+        )
+        for kind, made in MASKS.items()
+    ]
+
+
+CASES = [*_triangular(), *_prune()]
+NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)

@@ -16,7 +16,19 @@ from torch.nn.utils import parametrize
 import fastparam
 
 WORLD, STEPS, BATCH = 2, 3, 4
-KINDS = {"ours": (fastparam.Symmetric, fastparam.Skew), "eager": (EagerSymmetric, EagerSkew)}
+MASK = torch.arange(36).view(6, 6) % 5 > 0
+
+
+class EagerPruning(nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        self.register_buffer("mask", mask.to(F64))
+
+    def forward(self, X):
+        return X * self.mask
+
+
+KINDS = {"ours": (fastparam.Symmetric, fastparam.Skew, fastparam.Pruning), "eager": (EagerSymmetric, EagerSkew, EagerPruning)}
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,14 +40,15 @@ class Net(nn.Module):
     def __init__(self, kind):
         super().__init__()
         torch.manual_seed(0)
-        symmetric, skew = KINDS[kind]
+        symmetric, skew, pruning = KINDS[kind]
         self.conv = nn.Conv2d(1, 2, 3, padding=1, dtype=F64)
         self.linear = nn.Linear(6, 6, dtype=F64)
         parametrize.register_parametrization(self.conv, "weight", skew())
         parametrize.register_parametrization(self.linear, "weight", symmetric())
+        self.pruned = parametrize.register_parametrization(nn.Linear(6, 6, dtype=F64), "weight", pruning(MASK))
 
     def forward(self, v):
-        return self.linear(self.conv(v).mean(1)).square()
+        return self.pruned(self.linear(self.conv(v).mean(1))).square()
 
 
 def train(net, rows):

@@ -41,6 +41,11 @@ def test_every_public_name_has_an_example(name):
         assert ">>>" in thing.__doc__ and ".. math::" in thing.__doc__
 
 
+@pytest.mark.parametrize("name", fastparam.parametrizations.__all__)
+def test_every_verb_has_an_example(name):
+    assert ">>>" in getattr(fastparam.parametrizations, name).__doc__
+
+
 def python_blocks():
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for i, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):

@@ -117,7 +117,7 @@ def test_not_a_tensor(thing):
     for case in CASES:
         if case.public:
             sentence = f"{case.word}: expected {case.argument} to be a torch.Tensor, got {type(thing).__name__}"
-            check(sentence, lambda: case.bind(case.public)(*tensors(thing, case)), TypeError)  # noqa: B023
+            check(sentence, lambda: case.public(*tensors(thing, case), *case.arguments(torch.ones(3, 3))), TypeError)  # noqa: B023
 
 
 @pytest.mark.parametrize("flag", ["yes", 1, 0, None, 1.0, numpy.bool_(True), torch.tensor(True)], ids=repr)

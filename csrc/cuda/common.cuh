@@ -12,6 +12,10 @@ constexpr int larger(int a, int b) { return a < b ? b : a; }
 template <int Bytes>
 struct UIntOf;
 template <>
+struct UIntOf<1> {
+  using type = unsigned char;
+};
+template <>
 struct UIntOf<2> {
   using type = unsigned short;
 };

@@ -1,0 +1,113 @@
+"""Pruned weights: bit-packed and bool masks against float masks, ``where``, ``masked_fill``, torch's own pruning and a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from measure import Case, Map, Op, grid
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import CustomFromMask
+
+import fastparam
+from fastparam.functional import masked_prune, pack_mask
+
+P_DROP = 0.2
+
+
+def draw(X: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A bool mask, the same for every dtype."""
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(1)) > P_DROP).to(X.device)
+
+
+def elementwise(X: Tensor) -> dict[str, Map]:
+    """One mask an element. The eager one is the tutorial's: a float mask as large as the weight."""
+    mask = draw(X, tuple(X.shape))
+    real, packed = mask.to(X.dtype), pack_mask(mask)
+    torchs = CustomFromMask(mask)
+    torchs._tensor_name = "weight"
+    return {
+        "eager": lambda X: X * real,
+        "bool mask": lambda X: X * mask,
+        "where": lambda X: torch.where(mask, X, 0),
+        "masked_fill": lambda X: X.masked_fill(~mask, 0),
+        "torch prune": lambda X: torchs.apply_mask(SimpleNamespace(weight_mask=real, weight_orig=X)),
+        "fastparam": lambda X: masked_prune(X, packed),
+        "fastparam bool": lambda X: masked_prune(X, mask),
+        "floor": torch.clone,
+    }
+
+
+def broadcast(*kept: int) -> Callable[[Tensor], dict[str, Map]]:
+    """A mask with elements of its own along the ``kept`` dimensions only. The eager one is a float mask of that shape."""
+
+    def build(X: Tensor) -> dict[str, Map]:
+        mask = draw(X, tuple(size if d in kept else 1 for d, size in enumerate(X.shape)))
+        real = mask.to(X.dtype)
+        return {
+            "eager": lambda X: X * real,
+            "where": lambda X: torch.where(mask, X, 0),
+            "fastparam": lambda X: masked_prune(X, mask),
+            "floor": torch.clone,
+        }
+
+    return build
+
+
+class Eager(nn.Module):
+    """The module of the parametrizations tutorial."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, X: Tensor) -> Tensor:
+        return X * self.mask
+
+
+def layers(X: Tensor) -> dict[str, Map]:
+    """Access to ``layer.weight``: the floor is a parametrization that does nothing, torch's own machinery."""
+
+    def access(module: nn.Module) -> Map:
+        layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
+        layer.weight = nn.Parameter(X)
+        parametrize.register_parametrization(layer, "weight", module)
+        return lambda _: layer.weight
+
+    mask = draw(X, tuple(X.shape))
+    return {
+        "eager": access(Eager(mask.to(X.dtype))),
+        "fastparam": access(fastparam.Pruning.from_mask(mask)),
+        "floor": access(nn.Identity()),
+    }
+
+
+CALLS = ((4, 4), (16, 16))
+SQUARES = ((64, 64), (256, 256), (512, 512), (1000, 1000), (1024, 1024), (2048, 2048), (4096, 4096))
+OTHERS = ((512, 512, 3, 3), (1000, 4099))
+QUICK = ((16, 16), (512, 512), (1024, 1024), (512, 512, 3, 3))
+OTHER_DTYPES = (torch.float64, torch.bfloat16, torch.float16)
+
+RIVALS = ("eager", "compile", "bool mask", "where", "masked_fill", "torch prune", "fastparam", "fastparam bool", "floor")
+SHORT = ("eager", "compile", "where", "fastparam", "floor")
+
+PRUNE = Op("masked_prune", elementwise, contenders=RIVALS)
+CASES: list[Case] = [*grid(PRUNE, CALLS + SQUARES + OTHERS, quick=QUICK)]
+CASES += grid(PRUNE, ((16, 16), (1024, 1024)), dtypes=OTHER_DTYPES)
+CASES += grid(Op("masked_prune row mask", broadcast(1), contenders=SHORT), ((1024, 1024),))
+CASES += grid(Op("masked_prune column mask", broadcast(0), contenders=SHORT), ((1024, 1024),))
+CASES += grid(Op("masked_prune channel mask", broadcast(0), contenders=SHORT), ((512, 512, 3, 3),))
+CASES += grid(Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT), ((512, 512, 3, 3),))
+CASES += grid(
+    Op("layer.weight pruned", layers, contenders=("eager", "fastparam", "floor")), ((16, 16),), quick=((16, 16),), passes=(False,)
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+)
+def test_prune(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
+    compete(case, contender)
