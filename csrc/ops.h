@@ -27,4 +27,23 @@ struct UnpackMask : Op<UnpackMask, c10::SymIntArrayRef> {
   static constexpr char name[] = "fastparam::unpack_mask", argument[] = "packed";
 };
 
+struct Cayley : Op<Cayley, double> {
+  static constexpr char name[] = "fastparam::cayley", argument[] = "A";
+};
+struct CayleyBackward : Op<CayleyBackward, const Tensor&, double> {
+  static constexpr char name[] = "fastparam::cayley_backward", argument[] = "Q";
+};
+struct SkewCayley : Op<SkewCayley, double, bool> {
+  static constexpr char name[] = "fastparam::skew_cayley", argument[] = "X";
+};
+struct SkewCayleyBackward : Op<SkewCayleyBackward, const Tensor&, double, bool> {
+  static constexpr char name[] = "fastparam::skew_cayley_backward", argument[] = "Q";
+};
+struct SkewCayleyPacked : Op<SkewCayleyPacked, double> {
+  static constexpr char name[] = "fastparam::skew_cayley_packed", argument[] = "v";
+};
+struct SkewCayleyPackedBackward : Op<SkewCayleyPackedBackward, const Tensor&, double> {
+  static constexpr char name[] = "fastparam::skew_cayley_packed_backward", argument[] = "Q";
+};
+
 }  // namespace fastparam
