@@ -34,6 +34,12 @@ inline int64_t packed_order(int64_t entries) {
   return n * (n - 1) / 2 == entries ? n : -1;
 }
 
+inline void check_stiefel(const char* op, const Tensor& X, double alpha) {
+  TORCH_CHECK_VALUE(X.dim() >= 2, op, ": expected X of shape (..., n, k), got ", shape(X));
+  check_dtype(op, "X", X);
+  check_alpha(op, alpha);
+}
+
 // Checks v and returns n. The length decides a shape by a square root: a symbolic length becomes a constant of the graph.
 inline int64_t check_packed(const char* op, const Tensor& v, double alpha) {
   const bool vector = v.dim() >= 1;
@@ -57,9 +63,13 @@ inline Tensor empty_packed_skew(const Tensor& Q) {
   return at::empty_symint(sizes, Q.options());
 }
 
+// A = T - T^H with the triangle T of X (complex: its diagonal too), and the adjoint; differentiable.
+Tensor skew_of_triangle(const Tensor& X, bool lower);
+Tensor triangle_of_skew(const Tensor& G, bool lower);
+
 namespace fallback {
 
-// Half types are computed in float32. Complex: A is skew-Hermitian, T - T^H with the triangle T of X, its diagonal included.
+// Half types are computed in float32.
 Tensor cayley(const Tensor& A, double alpha);  // of a singular I + alpha A: raises on CPU, not finite elsewhere
 Tensor cayley_backward(const Tensor& G, const Tensor& Q, double alpha);
 Tensor skew_cayley(const Tensor& X, double alpha, bool lower);

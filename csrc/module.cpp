@@ -29,6 +29,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cayley", wrap_pybind_function_no_gil(&Cayley::call), py::arg("A"), py::arg("alpha") = 1.0);
   m.def("skew_cayley", wrap_pybind_function_no_gil(&SkewCayley::call), py::arg("X"), py::arg("alpha") = 1.0, py::arg("lower") = false);
   m.def("skew_cayley_packed", wrap_pybind_function_no_gil(&SkewCayleyPacked::call), py::arg("v"), py::arg("alpha") = 1.0);
+  m.def("stiefel_cayley", wrap_pybind_function_no_gil(&StiefelCayley::call), py::arg("X"), py::arg("alpha") = 1.0,
+        py::arg("lower") = false);
 
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"), py::arg("X"));  // for inverses
   m.def("compiler", &compiler);

@@ -45,5 +45,8 @@ struct SkewCayleyPacked : Op<SkewCayleyPacked, double> {
 struct SkewCayleyPackedBackward : Op<SkewCayleyPackedBackward, const Tensor&, double> {
   static constexpr char name[] = "fastparam::skew_cayley_packed_backward", argument[] = "Q";
 };
+struct StiefelCayley : Op<StiefelCayley, double, bool> {
+  static constexpr char name[] = "fastparam::stiefel_cayley", argument[] = "X";
+};
 
 }  // namespace fastparam

@@ -8,7 +8,12 @@ from . import _vmap as _vmap  # noqa: E402
 from . import functional as functional  # noqa: E402
 from . import parametrizations as parametrizations  # noqa: E402
 from ._built import version as __version__  # noqa: E402
+from ._cayley_inverse import NotOrthogonalError  # noqa: E402
+from .orthogonal import CayleyMap, MatrixExponential, SkewCayley  # noqa: E402
 from .pruning import Pruning, PruningParametrization  # noqa: E402
 from .triangular import Skew, Symmetric  # noqa: E402
 
-__all__ = ["Pruning", "PruningParametrization", "Skew", "Symmetric", "__version__", "functional", "parametrizations"]
+__all__ = [
+    *("CayleyMap", "MatrixExponential", "NotOrthogonalError", "Pruning", "PruningParametrization", "Skew", "SkewCayley", "Symmetric"),
+    *("__version__", "functional", "parametrizations"),
+]

@@ -29,5 +29,9 @@ def _register(op: torch._ops.OpOverload) -> None:
     torch.library.register_vmap(op, rule)
 
 
-for _name in ("symmetric", "symmetric_adjoint", "skew", "skew_adjoint", "masked_prune"):
+for _name in (
+    *("symmetric", "symmetric_adjoint", "skew", "skew_adjoint", "masked_prune"),
+    *("cayley", "cayley_backward", "skew_cayley", "skew_cayley_backward", "skew_cayley_packed", "skew_cayley_packed_backward"),
+    "stiefel_cayley",
+):
     _register(getattr(torch.ops.fastparam, _name).default)

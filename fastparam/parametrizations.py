@@ -1,4 +1,6 @@
-"""The verbs of ``torch.nn.utils.prune`` with its signatures and masks, on :class:`~fastparam.Pruning`.
+"""``orthogonal`` of ``torch.nn.utils.parametrizations``, and the verbs of ``torch.nn.utils.prune``, with their signatures.
+
+The latter with torch's masks, on :class:`~fastparam.Pruning`.
 
 A verb called again prunes further: it chooses among what is still kept, as ``PruningContainer`` does. A checkpoint that
 ``torch.nn.utils.prune`` wrote (``weight_orig``, ``weight_mask``) loads into a module pruned here. After any error the module is unchanged.
@@ -21,11 +23,12 @@ from torch.nn.utils import parametrize
 
 from ._prune_layers import chain, check_shape, forget, pruning_of, target, write
 from ._prune_rules import Rule, by_magnitude, methods, select
+from .orthogonal import orthogonal
 from .pruning import Pruning
 
 __all__ = [
     *("custom_from_mask", "global_unstructured", "is_pruned", "l1_unstructured", "ln_structured"),
-    *("random_structured", "random_unstructured", "remove"),
+    *("orthogonal", "random_structured", "random_unstructured", "remove"),
 ]
 M = TypeVar("M", bound=nn.Module)
 

@@ -9,6 +9,18 @@
 
 namespace fastparam {
 
+Tensor skew_of_triangle(const Tensor& X, bool lower) {
+  if (!X.is_complex()) return Skew::call(X, lower);
+  const Tensor T = lower ? X.tril() : X.triu();
+  return T - T.mH();
+}
+
+Tensor triangle_of_skew(const Tensor& G, bool lower) {
+  if (!G.is_complex()) return SkewAdjoint::call(G, lower);
+  const Tensor D = G - G.mH();
+  return lower ? D.tril() : D.triu();
+}
+
 namespace {
 
 Tensor plus_identity(const Tensor& Q) { return Q + at::eye_symint(Q.sym_size(-1), Q.options()); }
@@ -21,16 +33,8 @@ struct Whole {
 };
 
 struct Triangle {
-  static Tensor expand(const Tensor& X, bool lower) {
-    if (!X.is_complex()) return Skew::call(X, lower);
-    const Tensor T = lower ? X.tril() : X.triu();
-    return T - T.mH();
-  }
-  static Tensor collapse(const Tensor& G, bool lower) {
-    if (!G.is_complex()) return SkewAdjoint::call(G, lower);
-    const Tensor D = G - G.mH();
-    return lower ? D.tril() : D.triu();
-  }
+  static Tensor expand(const Tensor& X, bool lower) { return skew_of_triangle(X, lower); }
+  static Tensor collapse(const Tensor& G, bool lower) { return triangle_of_skew(G, lower); }
 };
 
 struct Packed {

@@ -1,0 +1,150 @@
+// stiefel_cayley: n x k matrices with orthonormal columns, in O(n k^2). The first k columns of the Cayley map of
+//   [A1 -B^H; B 0],  A1 = skew(X[:k]), B = X[k:],  are  [2 W - I; -2 alpha B W]  with  W = C^-1, C = I + alpha A1 + alpha^2 B^H B.
+// The Hermitian part of C is at least I. B^H B squares the condition of B: it is formed in float64, whatever the dtype of X, which is
+// enough for float32 up to ||X|| of about 1e5. What is not orthonormal then, and float64 on other devices than the CPU (where a look
+// at the result would synchronise), goes through B = Q_b R: the square problem of [A1 -R^H; R 0], of order 2k, and Q_b times its lower
+// half. Wide matrices (n < k): the transpose of the tall result, orthonormal rows.
+//
+// With dC = alpha dA1 + alpha^2 (dB^H B + B^H dB):
+//   tangent   dQ1 = -2 W dC W, dQ2 = -2 alpha dB W - Q2 dC W
+//   gradient  dC = -(2 W^H G1 + Q2^H G2) W^H, dA1 = alpha dC, dB = -2 alpha G2 W^H + alpha^2 B (dC + dC^H)
+// W is computed again from X: where X is large it is lost in the rounding of Q1 = 2 W - I.
+#include "../cayley.h"
+#include "../ops.h"
+
+namespace fastparam {
+
+namespace {
+
+bool is_wide(const Tensor& X) { return X.sym_size(-2) < X.sym_size(-1); }
+
+// X, tall, as A1 and B in double precision.
+struct Blocks {
+  Tensor A1, B;
+
+  Blocks(const Tensor& X, bool lower) {
+    const c10::SymInt k = X.sym_size(-1);
+    const Tensor wide = X.to(X.is_complex() ? at::kComplexDouble : at::kDouble);
+    A1 = skew_of_triangle(wide.slice_symint(-2, 0, k), lower);
+    B = wide.slice_symint(-2, k);
+  }
+
+  Tensor C(double alpha) const {
+    return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(B.mH(), B);
+  }
+  // NaN all over where X is not finite anywhere.
+  Tensor W(double alpha) const {
+    const Tensor zero = (A1 * 0).sum({-2, -1}, /*keepdim=*/true) + (B * 0).sum({-2, -1}, /*keepdim=*/true);
+    return std::get<0>(at::linalg_inv_ex(C(alpha))) + zero;
+  }
+};
+
+Tensor closed_form(const Blocks& X, double alpha) {
+  const Tensor W = X.W(alpha);
+  return at::cat({2 * W - at::eye_symint(W.sym_size(-1), W.options()), (-2 * alpha) * at::matmul(X.B, W)}, -2);
+}
+
+Tensor by_qr(const Blocks& X, double alpha) {
+  const auto [Qb, R] = at::linalg_qr(X.B);
+  const int64_t k = R.size(-1), r = R.size(-2);
+  std::vector<int64_t> corner(R.sizes().begin(), R.sizes().end() - 1);
+  corner.push_back(r);
+  const Tensor A = at::cat({at::cat({X.A1, -R.mH()}, -1), at::cat({R, at::zeros(corner, R.options())}, -1)}, -2);
+  const Tensor Q = Cayley::call(A, alpha).narrow(-1, 0, k);
+  return at::cat({Q.narrow(-2, 0, k), at::matmul(Qb, Q.narrow(-2, k, r))}, -2);
+}
+
+// The matrices of a batch whose columns are not of norm 1 are done again.
+Tensor with_guard(const Blocks& X, double alpha, double epsilon) {
+  Tensor Q = closed_form(X, alpha);
+  const double tolerance = 8 * std::sqrt(static_cast<double>(Q.size(-2))) * epsilon;
+  const Tensor norms = at::real(Q * Q.conj()).sum(-2);
+  const Tensor good = ((norms - 1).abs() <= tolerance).all(-1).logical_or(norms.isnan().all(-1));
+  if (good.all().item<bool>()) return Q;
+  const Tensor bad = good.logical_not();
+  Blocks again = X;
+  again.A1 = X.A1.index({bad}), again.B = X.B.index({bad});
+  Q.index_put_({bad}, by_qr(again, alpha));
+  return Q;
+}
+
+Tensor tall(const Tensor& X, double alpha, bool lower) {
+  const Blocks blocks(X, lower);
+  const bool is_double = at::toRealValueType(X.scalar_type()) == at::kDouble;
+  const double epsilon = is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
+  const Tensor Q = X.is_cpu() ? with_guard(blocks, alpha, epsilon) : is_double ? by_qr(blocks, alpha) : closed_form(blocks, alpha);
+  return Q.to(X.scalar_type());
+}
+
+Tensor stiefel_cayley(const Tensor& X, double alpha, bool lower) {
+  check_stiefel("stiefel_cayley", X, alpha);
+  if (X.size(-2) == X.size(-1)) return SkewCayley::call(X, alpha, lower);
+  if (X.numel() == 0) return at::eye(X.size(-2), X.size(-1), X.options()).expand(X.sizes()).contiguous();
+  return is_wide(X) ? tall(X.mT(), alpha, lower).mT().contiguous() : tall(X, alpha, lower).contiguous();
+}
+
+Tensor stiefel_cayley_meta(const Tensor& X, double alpha, bool) {
+  check_stiefel("stiefel_cayley", X, alpha);
+  return empty_like_contiguous(X);
+}
+
+// ---- derivatives -------------------------------------------------------------------------------------------------------------------
+
+Tensor tall_tangent(const Tensor& dX, const Tensor& X, const Tensor& Q, double alpha, bool lower) {
+  const Blocks blocks(X, lower), d(dX, lower);
+  const Tensor W = blocks.W(alpha), cross = at::matmul(d.B.mH(), blocks.B);
+  const Tensor dCW = at::matmul(alpha * d.A1 + (alpha * alpha) * (cross + cross.mH()), W);
+  const Tensor Q2 = Q.slice_symint(-2, X.sym_size(-1)).to(W.scalar_type());
+  const Tensor dQ2 = (-2 * alpha) * at::matmul(d.B, W) - at::matmul(Q2, dCW);
+  return at::cat({-2 * at::matmul(W, dCW), dQ2}, -2).to(Q.scalar_type());
+}
+
+Tensor tall_gradient(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower) {
+  const c10::SymInt k = X.sym_size(-1);
+  const Blocks blocks(X, lower);
+  const Tensor WH = blocks.W(alpha).mH(), wide = G.to(WH.scalar_type());
+  const Tensor G1 = wide.slice_symint(-2, 0, k), G2 = wide.slice_symint(-2, k), Q2 = Q.slice_symint(-2, k).to(WH.scalar_type());
+  const Tensor dC = -at::matmul(2 * at::matmul(WH, G1) + at::matmul(Q2.mH(), G2), WH);
+  const Tensor dB = (-2 * alpha) * at::matmul(G2, WH) + (alpha * alpha) * at::matmul(blocks.B, dC + dC.mH());
+  return at::cat({triangle_of_skew(alpha * dC, lower), dB}, -2).to(X.scalar_type());
+}
+
+using Rule = Tensor (*)(const Tensor&, const Tensor&, const Tensor&, double, bool);
+
+// A rule for tall matrices, applied to the transposes of wide ones.
+template <Rule rule>
+Tensor either(const Tensor& D, const Tensor& X, const Tensor& Q, double alpha, bool lower) {
+  return is_wide(X) ? rule(D.mT(), X.mT(), Q.mT(), alpha, lower).mT() : rule(D, X, Q, alpha, lower);
+}
+
+struct StiefelNode : BackwardNode<StiefelNode, Tensor, Tensor, double, bool> {
+  static std::string label() { return "stiefel_cayley_backward"; }
+  static variable_list backward(const Needs&, const Tensor& G, const Tensor& X, const Tensor& Q, const double& alpha, const bool& lower) {
+    return {either<tall_gradient>(G, X, Q, alpha, lower)};
+  }
+};
+
+Tensor stiefel_cayley_autograd(c10::DispatchKeySet keys, const Tensor& X, double alpha, bool lower) {
+  auto node = make_node<StiefelNode>(X);
+  Tensor Q = StiefelCayley::below_autograd(keys, X, alpha, lower);
+  attach(node, Q);
+  if (isFwGradDefined(X)) set_tangent(Q, either<tall_tangent>(X._fw_grad(0), X._fw_primal(0), Q, alpha, lower));
+  save(node, X, Q, alpha, lower);
+  return Q;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fastparam, m) {
+  m.def("stiefel_cayley(Tensor X, float alpha=1.0, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fastparam, Meta, m) { m.impl("stiefel_cayley", &stiefel_cayley_meta); }
+TORCH_LIBRARY_IMPL(fastparam, CPU, m) { m.impl("stiefel_cayley", &stiefel_cayley); }
+TORCH_LIBRARY_IMPL(fastparam, CUDA, m) { m.impl("stiefel_cayley", &stiefel_cayley); }
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { m.impl("stiefel_cayley", &stiefel_cayley); }
+TORCH_LIBRARY_IMPL(fastparam, Autograd, m) { m.impl("stiefel_cayley", &stiefel_cayley_autograd); }
+TORCH_LIBRARY_IMPL(fastparam, AutocastCPU, m) { m.impl("stiefel_cayley", &StiefelCayley::no_autocast); }
+TORCH_LIBRARY_IMPL(fastparam, AutocastCUDA, m) { m.impl("stiefel_cayley", &StiefelCayley::no_autocast); }
+
+}  // namespace fastparam
