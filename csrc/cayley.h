@@ -63,6 +63,9 @@ inline Tensor empty_packed_skew(const Tensor& Q) {
   return at::empty_symint(sizes, Q.options());
 }
 
+// Conjugated for good: what torch.compile runs does not see the lazy conjugation of mH.
+inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
+
 // A = T - T^H with the triangle T of X (complex: its diagonal too), and the adjoint; differentiable.
 Tensor skew_of_triangle(const Tensor& X, bool lower);
 Tensor triangle_of_skew(const Tensor& G, bool lower);

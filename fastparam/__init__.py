@@ -14,6 +14,15 @@ from .pruning import Pruning, PruningParametrization  # noqa: E402
 from .triangular import Skew, Symmetric  # noqa: E402
 
 __all__ = [
-    *("CayleyMap", "MatrixExponential", "NotOrthogonalError", "Pruning", "PruningParametrization", "Skew", "SkewCayley", "Symmetric"),
-    *("__version__", "functional", "parametrizations"),
+    "CayleyMap",
+    "MatrixExponential",
+    "NotOrthogonalError",
+    "Pruning",
+    "PruningParametrization",
+    "Skew",
+    "SkewCayley",
+    "Symmetric",
+    "__version__",
+    "functional",
+    "parametrizations",
 ]

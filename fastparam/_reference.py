@@ -30,6 +30,51 @@ def skew_adjoint(G: Tensor, lower: bool = False) -> Tensor:
     return D.tril(-1) if lower else D.triu(1)
 
 
+def cayley(A: Tensor, alpha: float = 1.0) -> Tensor:
+    # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half types in float32.
+    wide = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
+    I = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
+    return (2 * torch.linalg.inv(I + alpha * wide) - I).to(A.dtype)
+
+
+def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Tensor:
+    PH = (Q + torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).mH
+    return PH @ G @ PH * (-alpha / 2)
+
+
+def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+    T = X.tril(0 if X.is_complex() else -1) if lower else X.triu(0 if X.is_complex() else 1)
+    return cayley(T - T.mH, alpha)
+
+
+def skew_cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+    D = cayley_backward(G, Q, alpha)
+    D = D - D.mH
+    return D.tril(0 if Q.is_complex() else -1) if lower else D.triu(0 if Q.is_complex() else 1)
+
+
+def skew_cayley_packed(v: Tensor, alpha: float = 1.0) -> Tensor:
+    n = (1 + math.isqrt(1 + 8 * v.shape[-1])) // 2
+    rows, columns = torch.triu_indices(n, n, 1, device=v.device)
+    T = v.new_zeros(*v.shape[:-1], n * n).index_add(-1, rows * n + columns, v).view(*v.shape[:-1], n, n)
+    return cayley(T - T.mH, alpha)
+
+
+def skew_cayley_packed_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Tensor:
+    D, n = cayley_backward(G, Q, alpha), Q.shape[-1]
+    rows, columns = torch.triu_indices(n, n, 1, device=Q.device)
+    return (D - D.mH).flatten(-2).index_select(-1, rows * n + columns)
+
+
+def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+    if X.shape[-2] < X.shape[-1]:
+        return stiefel_cayley(X.mT, alpha, lower).mT
+    n, k = X.shape[-2:]
+    T = X.tril() if lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
+    T = nn.functional.pad(T, (0, n - k))
+    return cayley(T - T.mH, alpha)[..., :k]
+
+
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.uint8:  # packed; the dimensions before its last are those of X
         mask = _bits(mask)[..., : math.prod(X.shape[mask.dim() - 1 :])].reshape(X.shape)

@@ -189,10 +189,9 @@ class _AroundBase(nn.Module):
         if Q.shape != self.shape:
             raise ValueError(f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, got {tuple(Q.shape)}")
         tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(double_of(Q))
-        n, k = tall.shape[-2:]
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()
-        base[..., :k] *= torch.where(signs == 0, 1, signs)[..., None, :]
+        base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]
         self.base = base.to(Q.dtype)
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
         X.diagonal(dim1=-2, dim2=-1).fill_(-1)

@@ -23,12 +23,13 @@ from torch.nn.utils import parametrize
 
 from ._prune_layers import chain, check_shape, forget, pruning_of, target, write
 from ._prune_rules import Rule, by_magnitude, methods, select
-from .orthogonal import orthogonal
+from .orthogonal import orthogonal as orthogonal
 from .pruning import Pruning
 
 __all__ = [
     *("custom_from_mask", "global_unstructured", "is_pruned", "l1_unstructured", "ln_structured"),
-    *("orthogonal", "random_structured", "random_unstructured", "remove"),
+    "orthogonal",
+    *("random_structured", "random_unstructured", "remove"),
 ]
 M = TypeVar("M", bound=nn.Module)
 

@@ -33,7 +33,10 @@ def as_tuple(X: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """An op that takes ``tensors`` square matrices (each with leading batch dimensions) and then ``others``."""
+    """An op that takes ``tensors`` square matrices (each with leading batch dimensions) and then ``others``.
+
+    An op of other shapes is wrapped into one of square matrices, by ``before`` and ``after``.
+    """
 
     name: str
     op: torch._ops.OpOverload
@@ -45,6 +48,10 @@ class Case:
     linear: bool = True  # no entry is rounded more often than in the reference: values are compared bit for bit
     square: bool = True  # wants square matrices, and says so with the sentence that all such ops share
     argument: str = "X"  # the tensor that this sentence names
+    before: Callable[[Tensor], Tensor] = lambda X: X  # from a square matrix to what the op takes, a view where it can be
+    after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
+    smallest: int = 0  # order of the matrices it can give
+    static: bool = False  # symbolic sizes become constants of a graph
 
     @property
     def word(self) -> str:
@@ -58,9 +65,13 @@ class Case:
         """The arguments after the tensors, for tensors like X."""
         return tuple(a(X.shape, X.device) if callable(a) else a for a in self.others)
 
+    def prepared(self, *tensors: Tensor) -> tuple[Any, ...]:
+        """All arguments of the op, from square matrices."""
+        return (*map(self.before, tensors), *self.arguments(tensors[0]))
+
     def bind(self, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """f as a function of the tensors alone."""
-        return lambda *tensors: f(*tensors, *self.arguments(tensors[0]))
+        return lambda *tensors: self.after(f(*self.prepared(*tensors)), tensors[0].shape[-1])
 
     def inputs(self, *batch: int, n: int = 3, dtype=F64, device: str = "cpu", grad: bool = True) -> tuple[Tensor, ...]:
         return tuple(torch.randn(*batch, n, n, dtype=dtype, device=device, requires_grad=grad) for _ in range(self.tensors))
@@ -128,7 +139,73 @@ def _prune() -> list[Case]:
     ]
 
 
-CASES = [*_triangular(), *_prune()]
+def _packed(X: Tensor) -> Tensor:
+    n = X.shape[-1]
+    return X.flatten(-2)[..., : n * (n - 1) // 2]
+
+
+def _cayley() -> list[Case]:
+    functional = fastparam.functional
+
+    def case(name: str, word: str, *others: Any, **more: Any) -> Case:
+        made = {"saved": 1, **more}
+        return Case(
+            name=name,
+            op=getattr(ops, word).default,
+            reference=getattr(reference, word),
+            others=others,
+            public=getattr(functional, word, None),
+            linear=False,
+            **made,
+        )
+
+    def pair(name: str, word: str, *others: Any, **more: Any) -> list[Case]:
+        backward = case(f"{name}_backward", f"{word}_backward", *others, tensors=2, saved=2, argument="Q")
+        return [case(name, word, *others, **more), backward]
+
+    def half(n: int) -> int:
+        return (n + 1) // 2
+
+    packed = {"square": False, "static": True, "smallest": 1}
+    return [
+        case("cayley-whole", "cayley", 0.03, argument="A"),  # so that the largest matrices of the tests are well conditioned
+        *pair("cayley-skew", "cayley", 0.5, before=lambda X: X - X.mT, square=False),
+        *pair("skew_cayley-upper", "skew_cayley", 1.0, False),
+        *pair("skew_cayley-lower", "skew_cayley", -0.5, True),
+        case("skew_cayley_packed", "skew_cayley_packed", 1.0, before=_packed, after=lambda Q, n: Q[..., :n, :n], argument="v", **packed),
+        case(
+            "skew_cayley_packed_backward",
+            "skew_cayley_packed_backward",
+            0.5,
+            tensors=2,
+            saved=2,
+            after=lambda v, n: nn.functional.pad(v, (0, n * n - v.shape[-1])).unflatten(-1, (n, n)),
+            **packed,
+        ),
+        case(
+            "stiefel_cayley-tall",
+            "stiefel_cayley",
+            -0.5,
+            True,
+            saved=2,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1])],
+            after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+        ),
+        case(
+            "stiefel_cayley-wide",
+            "stiefel_cayley",
+            1.0,
+            False,
+            saved=2,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1]), :],
+            after=lambda Q, n: nn.functional.pad(Q, (0, 0, 0, n - Q.shape[-2])),
+        ),
+    ]
+
+
+CASES = [*_triangular(), *_prune(), *_cayley()]
 NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

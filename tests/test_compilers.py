@@ -73,6 +73,8 @@ def test_inductor_bfloat16_under_autocast():
 @fixed
 @pytest.mark.parametrize("batched", [False, True], ids=["order", "batch"])
 def test_no_recompilation_over_sizes(case, batched):
+    if case.static and not batched:
+        pytest.skip("the op makes its sizes constants")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(lambda *ts: case.bind(case.public)(*ts).sin(), fullgraph=True, dynamic=True, backend=counter)
     shapes = [(b, 3, 3) for b in (2, 5, 7)] if batched else [(n, n) for n in (3, 4, 9, 17)]

@@ -109,10 +109,10 @@ def test_direct_entry_is_the_op(case):
 @every_public
 def test_parameters_by_name(case):
     names = [a.name for a in case.op._schema.arguments]
-    ts, others = case.inputs(grad=False), case.arguments(torch.ones(3, 3))
-    arguments = dict(zip(names, (*ts, *others), strict=True))
+    values = case.prepared(*case.inputs(grad=False))
+    arguments = dict(zip(names, values, strict=True))
     for f in (case.public, case.op, getattr(_C, case.word)):
-        assert torch.equal(f(**arguments), case.op(*ts, *others))
+        assert torch.equal(f(**arguments), case.op(*values))
 
 
 def test_functions_have_docstrings_and_signatures():

@@ -124,6 +124,8 @@ def test_same_input_same_bits(case, device):
 @every_dtype
 @pytest.mark.parametrize("shape", [(0, 3, 3), (0, 0), (2, 0, 0), (0, 0, 0), (2, 0, 3, 3), (0, 100, 100)], ids=str)
 def test_empty(case, dtype, shape, device):
+    if shape[-1] < case.smallest:
+        pytest.skip("no result has this order")
     X = tuple(torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(case.tensors))
     Y = case.bind(case.op)(*X)
     assert Y.shape == shape and Y.dtype == dtype and Y.is_contiguous()
@@ -146,7 +148,8 @@ def test_public_function_is_the_op(case, device):
     assert torch.equal(case.bind(case.public)(*X), case.bind(case.op)(*X))
     defaults = [a.default_value for a in case.op._schema.arguments[case.tensors :] if a.has_default_value()]
     if len(defaults) == len(case.others):
-        assert torch.equal(case.public(*X), case.op(*X, *defaults))
+        ts = case.prepared(*X)[: case.tensors]
+        assert torch.equal(case.public(*ts), case.op(*ts, *defaults))
 
 
 @every

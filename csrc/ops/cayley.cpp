@@ -12,12 +12,12 @@ namespace fastparam {
 Tensor skew_of_triangle(const Tensor& X, bool lower) {
   if (!X.is_complex()) return Skew::call(X, lower);
   const Tensor T = lower ? X.tril() : X.triu();
-  return T - T.mH();
+  return T - conj_transpose(T);
 }
 
 Tensor triangle_of_skew(const Tensor& G, bool lower) {
   if (!G.is_complex()) return SkewAdjoint::call(G, lower);
-  const Tensor D = G - G.mH();
+  const Tensor D = G - conj_transpose(G);
   return lower ? D.tril() : D.triu();
 }
 
@@ -50,10 +50,13 @@ struct Packed {
     square.back() = n;
     square.emplace_back(n);
     const Tensor T = at::zeros_symint(flat, v.options()).index_add(-1, places(n, v), v).view_symint(square);
-    return T - T.mH();
+    return T - conj_transpose(T);
   }
   static Tensor collapse(const Tensor& G) {
-    return (G - G.mH()).flatten(-2).index_select(-1, places(G.sym_size(-1).guard_int(__FILE__, __LINE__), G));
+    const int64_t n = G.sym_size(-1).guard_int(__FILE__, __LINE__);
+    c10::SymDimVector flat(G.sym_sizes().begin(), G.sym_sizes().end() - 1);
+    flat.back() = n * n;
+    return (G - conj_transpose(G)).reshape_symint(flat).index_select(-1, places(n, G));
   }
 };
 
@@ -73,7 +76,7 @@ Tensor without_kernel(const Tensor& X, double alpha, Rest... rest) {
 template <class Layout, class... Rest>
 Tensor backward_without_kernel(const Tensor& G, const Tensor& Q, double alpha, Rest... rest) {
   const auto type = at::toOpMathType(Q.scalar_type());
-  const Tensor PH = plus_identity(Q.to(type)).mH();
+  const Tensor PH = conj_transpose(plus_identity(Q.to(type)));
   const Tensor dA = (-alpha / 2) * at::matmul(at::matmul(PH, G.to(type)), PH);
   return Layout::collapse(dA, rest...).to(Q.scalar_type()).contiguous();
 }
@@ -110,7 +113,7 @@ struct Derivatives {
       variable_list result(2);
       if (needs[0]) result[0] = tangent(H, Q, alpha, rest...);
       if (needs[1]) {
-        const Tensor PH = plus_identity(Q).mH(), AH = Layout::expand(H, rest...).mH();
+        const Tensor PH = conj_transpose(plus_identity(Q)), AH = conj_transpose(Layout::expand(H, rest...));
         result[1] = (-alpha / 2) * (at::matmul(G, at::matmul(PH, AH)) + at::matmul(at::matmul(AH, PH), G));
       }
       return result;
@@ -126,7 +129,7 @@ struct Derivatives {
       Tensor dR;
       if (isFwGradDefined(G)) dR = Backward::call(G._fw_grad(0), Q0, alpha, rest...);
       if (isFwGradDefined(Q)) {
-        const Tensor PH = plus_identity(Q0).mH(), dPH = Q._fw_grad(0).mH();
+        const Tensor PH = conj_transpose(plus_identity(Q0)), dPH = conj_transpose(Q._fw_grad(0));
         const Tensor Z = at::matmul(at::matmul(dPH, G0), PH) + at::matmul(PH, at::matmul(G0, dPH));
         const Tensor D = Layout::collapse((-alpha / 2) * Z, rest...);
         dR = dR.defined() ? dR + D : D;

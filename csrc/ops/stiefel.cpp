@@ -30,7 +30,7 @@ struct Blocks {
   }
 
   Tensor C(double alpha) const {
-    return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(B.mH(), B);
+    return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(conj_transpose(B), B);
   }
   // NaN all over where X is not finite anywhere.
   Tensor W(double alpha) const {
@@ -49,7 +49,7 @@ Tensor by_qr(const Blocks& X, double alpha) {
   const int64_t k = R.size(-1), r = R.size(-2);
   std::vector<int64_t> corner(R.sizes().begin(), R.sizes().end() - 1);
   corner.push_back(r);
-  const Tensor A = at::cat({at::cat({X.A1, -R.mH()}, -1), at::cat({R, at::zeros(corner, R.options())}, -1)}, -2);
+  const Tensor A = at::cat({at::cat({X.A1, -conj_transpose(R)}, -1), at::cat({R, at::zeros(corner, R.options())}, -1)}, -2);
   const Tensor Q = Cayley::call(A, alpha).narrow(-1, 0, k);
   return at::cat({Q.narrow(-2, 0, k), at::matmul(Qb, Q.narrow(-2, k, r))}, -2);
 }
@@ -58,7 +58,7 @@ Tensor by_qr(const Blocks& X, double alpha) {
 Tensor with_guard(const Blocks& X, double alpha, double epsilon) {
   Tensor Q = closed_form(X, alpha);
   const double tolerance = 8 * std::sqrt(static_cast<double>(Q.size(-2))) * epsilon;
-  const Tensor norms = at::real(Q * Q.conj()).sum(-2);
+  const Tensor norms = (Q * Q.conj_physical()).abs().sum(-2);
   const Tensor good = ((norms - 1).abs() <= tolerance).all(-1).logical_or(norms.isnan().all(-1));
   if (good.all().item<bool>()) return Q;
   const Tensor bad = good.logical_not();
@@ -92,8 +92,8 @@ Tensor stiefel_cayley_meta(const Tensor& X, double alpha, bool) {
 
 Tensor tall_tangent(const Tensor& dX, const Tensor& X, const Tensor& Q, double alpha, bool lower) {
   const Blocks blocks(X, lower), d(dX, lower);
-  const Tensor W = blocks.W(alpha), cross = at::matmul(d.B.mH(), blocks.B);
-  const Tensor dCW = at::matmul(alpha * d.A1 + (alpha * alpha) * (cross + cross.mH()), W);
+  const Tensor W = blocks.W(alpha), cross = at::matmul(conj_transpose(d.B), blocks.B);
+  const Tensor dCW = at::matmul(alpha * d.A1 + (alpha * alpha) * (cross + conj_transpose(cross)), W);
   const Tensor Q2 = Q.slice_symint(-2, X.sym_size(-1)).to(W.scalar_type());
   const Tensor dQ2 = (-2 * alpha) * at::matmul(d.B, W) - at::matmul(Q2, dCW);
   return at::cat({-2 * at::matmul(W, dCW), dQ2}, -2).to(Q.scalar_type());
@@ -102,10 +102,10 @@ Tensor tall_tangent(const Tensor& dX, const Tensor& X, const Tensor& Q, double a
 Tensor tall_gradient(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower) {
   const c10::SymInt k = X.sym_size(-1);
   const Blocks blocks(X, lower);
-  const Tensor WH = blocks.W(alpha).mH(), wide = G.to(WH.scalar_type());
+  const Tensor WH = conj_transpose(blocks.W(alpha)), wide = G.to(WH.scalar_type());
   const Tensor G1 = wide.slice_symint(-2, 0, k), G2 = wide.slice_symint(-2, k), Q2 = Q.slice_symint(-2, k).to(WH.scalar_type());
-  const Tensor dC = -at::matmul(2 * at::matmul(WH, G1) + at::matmul(Q2.mH(), G2), WH);
-  const Tensor dB = (-2 * alpha) * at::matmul(G2, WH) + (alpha * alpha) * at::matmul(blocks.B, dC + dC.mH());
+  const Tensor dC = -at::matmul(2 * at::matmul(WH, G1) + at::matmul(conj_transpose(Q2), G2), WH);
+  const Tensor dB = (-2 * alpha) * at::matmul(G2, WH) + (alpha * alpha) * at::matmul(blocks.B, dC + conj_transpose(dC));
   return at::cat({triangle_of_skew(alpha * dC, lower), dB}, -2).to(X.scalar_type());
 }
 
