@@ -38,7 +38,7 @@ def cayley(A: Tensor, alpha: float = 1.0) -> Tensor:
 
 
 def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Tensor:
-    PH = (Q + torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).mH
+    PH: Tensor = (Q + torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).mH
     return PH @ G @ PH * (-alpha / 2)
 
 

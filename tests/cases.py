@@ -172,7 +172,15 @@ def _cayley() -> list[Case]:
         *pair("cayley-skew", "cayley", 0.5, before=lambda X: X - X.mT, square=False),
         *pair("skew_cayley-upper", "skew_cayley", 1.0, False),
         *pair("skew_cayley-lower", "skew_cayley", -0.5, True),
-        case("skew_cayley_packed", "skew_cayley_packed", 1.0, before=_packed, after=lambda Q, n: Q[..., :n, :n], argument="v", **packed),
+        case(
+            "skew_cayley_packed",
+            "skew_cayley_packed",
+            1.0,
+            before=_packed,
+            after=lambda Q, n: Q if n else Q[..., :0, :0],
+            argument="v",
+            **packed,
+        ),
         case(
             "skew_cayley_packed_backward",
             "skew_cayley_packed_backward",

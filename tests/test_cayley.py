@@ -98,7 +98,7 @@ def test_never_out_of_bounds(family, dtype, norms, device):
     for n in (2, 3, 8, 17, 32, 50, 96, 150, 300):
         for norm in norms:
             Q = ops.skew_cayley(scaled(family(n), norm).to(device, dtype))
-            assert loss_of_orthogonality(Q) < 1e-4 if dtype == torch.float32 else 1e-9, (n, norm)
+            assert loss_of_orthogonality(Q) < (1e-4 if dtype == torch.float32 else 1e-9), (n, norm)
 
 
 @every_family

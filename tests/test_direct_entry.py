@@ -61,14 +61,14 @@ def test_torch_dispatch_mode(case):
     with Dispatched() as mode:
         case.bind(case.public)(*ts).sum().backward()
     ours = [name for name in mode.seen if name.startswith("fastparam.")]
-    assert ours[0] == f"fastparam.{case.word}.default" and len(ours) == 2  # the op and the one of its gradient
+    assert ours[0] == f"fastparam.{case.word}.default" and len(ours) > 1  # the op and what its gradient calls
 
 
 @every_public
 def test_direct_entry_goes_through_the_dispatcher(case):
     with Dispatched() as mode:
         case.bind(getattr(_C, case.word))(*case.inputs(grad=False))
-    assert mode.seen[-1] == f"fastparam.{case.word}.default"
+    assert f"fastparam.{case.word}.default" in mode.seen
 
 
 @every_public
