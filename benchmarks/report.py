@@ -7,6 +7,7 @@ those files only: ``--write FILE`` fills the part of a document between its "res
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import statistics
@@ -119,9 +120,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def markdown(rows: Iterable[Row]) -> str:
     """Returns the table, aligned, so that it reads the same in a terminal and in a document."""
-    table = [COLUMNS, *map(cells, rows)]
+    return aligned([COLUMNS, *map(cells, rows)], numbers=range(5, len(COLUMNS) - 1))
+
+
+def aligned(table: list[tuple[str, ...]], numbers: range) -> str:
+    """Returns a Markdown table of these cells, the first line its heading, with the columns of numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    numbers = range(5, len(COLUMNS) - 1)
 
     def line(row: tuple[str, ...]) -> str:
         padded = (cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
@@ -159,19 +163,33 @@ def environment() -> dict[str, Any]:
     return found
 
 
+def commit() -> str:
+    """Returns the commit that is measured, which a copy without its history is told by FASTPARAM_COMMIT."""
+    found = _output("git", "rev-parse", "--short", "HEAD") + ("+changes" if _output("git", "status", "--porcelain") else "")
+    return found or os.environ.get("FASTPARAM_COMMIT") or "unknown"
+
+
+def about() -> dict[str, Any]:
+    """Returns what stands beside every saved number."""
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit(), **environment()}
+
+
+def file_name(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
 def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
     """Writes ``<device>.json`` and ``<device>.md`` for every device of the run; families not run keep what they had."""
-    commit = _output("git", "rev-parse", "--short", "HEAD") + ("+changes" if _output("git", "status", "--porcelain") else "")
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit, **environment()}
+    now = about()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for device in sorted({row["device"] for row in rows}):
-        name = about["gpu"] if device == "cuda" else f"{about['cpu']} {about['threads']} threads"
-        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+        name = now["gpu"] if device == "cuda" else f"{now['cpu']} {now['threads']} threads"
+        path = folder / f"{file_name(name)}.json"
         saved = json.loads(path.read_text()) if path.exists() else {"device": name, "families": {}}
         for family in dict.fromkeys(row["family"] for row in rows if row["device"] == device):
             mine = [row for row in rows if (row["family"], row["device"]) == (family, device)]
-            saved["families"][family] = {"environment": about, "rows": mine}
+            saved["families"][family] = {"environment": now, "rows": mine}
         path.write_text(json.dumps(saved, indent=1) + "\n")
         path.with_suffix(".md").write_text(document(saved))
         written += [path, path.with_suffix(".md")]

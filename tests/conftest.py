@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on busy cores, threads that spin cost the suite minutes
 
 import cases
+import cuda_dry
 import pytest
 import torch
 
@@ -34,6 +35,20 @@ def seed():
 @pytest.fixture(params=cases.DEVICES)
 def device(request):
     return request.param
+
+
+@pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", "dry"])
+def gpu(request, monkeypatch):
+    """A CUDA device. Where there is none the test is skipped, and its logic is tried on a CPU that plays one: see cuda_dry.py."""
+    if request.param == "dry":
+        cuda_dry.play(monkeypatch)
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    without = [case.word for case in cases.CASES if not torch._C._dispatch_has_kernel_for_dispatch_key(case.op.name(), "CUDA")]
+    if without:
+        pytest.skip(f"needs a build with CUDA kernels, FASTPARAM_BUILD=cuda: there are none of {', '.join(sorted(set(without)))}")
+    return "cuda"
 
 
 @pytest.fixture
