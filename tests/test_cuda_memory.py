@@ -59,13 +59,13 @@ def test_keeps_no_more_than_its_arguments_for_backward(case, gpu):
 @every
 def test_same_input_same_bits(case, gpu):
     for dtype in REAL:
-        for batch, n in [(50, 3), (50, 24), (5, 130), (1, 1000)]:
+        for batch, n in [(50, 3), (50, 24), (5, 130), (1, 520)]:
             X = case.inputs(batch, n=n, dtype=dtype, device=gpu)
             others = case.arguments(X[0])
             G = torch.randn_like(case.entry(*X, *others))
             first = [bits(t) for t in step(case, X, others, G)]
             for _ in range(3):
-                torch.randn(1000, 1000, device=gpu).mm(torch.randn(1000, 1000, device=gpu))  # something else between
+                torch.randn(300, 300, device=gpu).mm(torch.randn(300, 300, device=gpu))  # something else between
                 assert all(torch.equal(bits(t), wanted) for t, wanted in zip(step(case, X, others, G), first, strict=True))
 
 
