@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,9 +36,9 @@ def families() -> dict[str, list[Case]]:
     return {path.stem.removeprefix("bench_"): importlib.import_module(path.stem).CASES for path in paths}
 
 
-def jobs(cases: dict[str, list[Case]], device: str) -> Iterator[Job]:
+def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[Job]:
     """Yields what is to be measured, the most telling first, so that the end of the time cuts what matters least; families take turns."""
-    mine = {family: [case for case in listed if case.device == device] for family, listed in cases.items()}
+    mine = {family: [case for case in listed if case.device == device and re.search(only, str(case))] for family, listed in cases.items()}
     plain = [[(family, case, False) for case in sorted(listed, key=lambda case: not case.quick)] for family, listed in mine.items()]
     compiled = [[(family, case, True) for case in listed if worth_compiling(case)] for family, listed in mine.items()]
     for stage in (plain, compiled):
@@ -77,6 +78,9 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
             torch.cuda.empty_cache()
         write(out, saved | {"rows": list(rows.values())})
     write(out, saved | {"rows": list(rows.values())})
+    for row in rows.values():
+        of_ceiling = f"{row['of_ceiling']:.0%} of the ceiling" if "of_ceiling" in row else ""
+        print(f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}{row['us']['fastparam']:10.1f} us  {of_ceiling}")
     print(f"{len(rows)} cases measured, {len(saved['failed'])} failed, {len(saved['left_out'])} left out for want of time or memory")
     for label, error in saved["failed"].items():
         print(f"FAILED {label}: {error}")
@@ -94,12 +98,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--only", default="", metavar="REGEX", help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward"
+    )
     parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu" / "bench.json")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     rates = ceilings.measured(options.device)
     print(", ".join(f"{name} {rate:.3g}/s" for name, rate in rates.items()))
-    return int(run(jobs(families(), options.device), options.out, options.device, rates, deadline) > 0)
+    return int(run(jobs(families(), options.device, options.only), options.out, options.device, rates, deadline) > 0)
 
 
 if __name__ == "__main__":

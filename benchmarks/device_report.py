@@ -14,7 +14,8 @@ from typing import Any
 
 import report
 
-COLUMNS = ("op", "shape", "dtype", "pass", "eager us", "fastparam us", "over eager", "over compile", "of ceiling", "of floor", "error", "note")
+LABELS = ("op", "shape", "dtype", "pass")
+COLUMNS = (*LABELS, "eager us", "fastparam us", "over eager", "over compile", "of ceiling", "of floor", "error", "note")
 
 LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several weights as input so that more data
 passes than the caches hold; "over eager", "over compile" and "of floor" (our time as a multiple of that of the floor, `clone()` where
@@ -30,7 +31,7 @@ def cells(row: report.Row) -> tuple[str, ...]:
         return "-" if value is None else f"{value:.2f}x"
 
     return (
-        *(row[key] for key in COLUMNS[:4]),
+        *(row[key] for key in LABELS),
         f"{row['us']['eager']:.1f}",
         f"{row['us']['fastparam']:.1f}",
         ratio(row["over"].get("eager")),
@@ -52,10 +53,16 @@ def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
 
 def document(saved: dict[str, Any], plots: list[Path]) -> str:
     """Returns the report as Markdown."""
-    copy, *products = saved["ceilings"].items()
-    rates = ", ".join([f"copy {copy[1] / 1e12:.2f} TB/s (read + written)", *(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in products)])
-    phases = [("phase", "result", "seconds", "what"), *((n, p["status"], f"{p['seconds']:.0f}", p["detail"]) for n, p in saved["phases"].items())]
-    parts = [f"# {saved['device']}", report.aligned(phases, numbers=range(2, 3)), f"Ceilings, measured: {rates}."]
+    rates = dict(saved["ceilings"])
+    copy = f"a copy moves {rates.pop('copy') / 1e12:.2f} TB/s (read + written)"
+    products = ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in rates.items())
+    phases = [("phase", "result", "seconds", "what")]
+    phases += [(name, p["status"], f"{p['seconds']:.0f}", p["detail"]) for name, p in saved["phases"].items()]
+    parts = [
+        f"# {saved['device']}",
+        report.aligned(phases, numbers=range(2, 3)),
+        f"Ceilings, measured: {copy}; matrix products {products}.",
+    ]
     for family, run in saved["families"].items():
         about = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
         parts += [f"## {family}", about, report.aligned([COLUMNS, *map(cells, run["rows"])], numbers=range(4, len(COLUMNS) - 1))]

@@ -1,6 +1,6 @@
 """Runs every op of tests/cases.py once, forward and backward, at sizes that reach each of its kernels: what compute-sanitizer watches.
 
-``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32, ``--device cpu`` tries the program.
+``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32, ``--device cpu`` tries it here.
 Inputs are made on the CPU and copied, so that hardly a kernel but ours runs.
 """
 

@@ -111,7 +111,9 @@ def log(phase: str, ended: dict[str, Ended]) -> None:
     (WORK / f"{phase}.log").write_text(text)
     for name, e in ended.items():
         if e.status not in (0, 5):
-            print(f"---- {name}: status {e.status}; the end of {WORK / f'{phase}.log'}:\n" + "\n".join(e.output.splitlines()[-30:]), flush=True)
+            print(
+                f"---- {name}: status {e.status}; the end of {WORK / f'{phase}.log'}:", *e.output.splitlines()[-30:], sep="\n", flush=True
+            )
 
 
 # ---- the phases: each gets the device and its deadline, and returns how it ended ----
@@ -173,15 +175,15 @@ def sanitize(capability: str, deadline: float) -> Outcome:
     if sanitizer is None:
         log("sanitize", run_all(plain, deadline, 1))
         return Outcome("skipped", "compute-sanitizer is not here")
-    tools = {
-        tool: [sanitizer, "--tool", tool, "--error-exitcode", "9", *more, sys.executable, program, "--small"] for tool, more in TOOLS.items()
-    }
+    watched = [sys.executable, program, "--small"]
+    tools = {tool: [sanitizer, "--tool", tool, "--error-exitcode", "9", *more, *watched] for tool, more in TOOLS.items()}
     ended = run_all(plain | tools, deadline, len(plain | tools), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
     log("sanitize", ended)
     if any("Device not supported" in e.output for e in ended.values()):
         return Outcome("skipped", "compute-sanitizer does not support this device here")
-    told = [f"{name} {'clean' if e.status == 0 else 'no end in time' if e.status == 124 else 'FAILED'}" for name, e in ended.items()]
-    told[0] = (ended["kernels"].output.strip().splitlines() or ["no kernels seen"])[-1]
+    verdicts = {0: "clean", 124: "no end in time"}
+    told = [f"{tool} {verdicts.get(ended[tool].status, 'FAILED')}" for tool in tools]
+    told += ended["kernels"].output.strip().splitlines()[-1:]
     return Outcome("FAILED" if any(e.status for e in ended.values()) else "ok", "; ".join(told))
 
 

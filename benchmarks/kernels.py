@@ -1,7 +1,7 @@
 """Registers, shared memory and spills of every compiled CUDA kernel, read from the library; needs no GPU.
 
-``python benchmarks/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills, ``--markdown`` a table of registers
-with a column an architecture, as NOTES.md holds it.
+``python benchmarks/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with ``--markdown`` the table of
+NOTES.md, a line a kernel template.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 FOUND = re.compile(r"arch = (\w+)|Function (?:void )?(.+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 TYPES = {
     "unsigned long long": "u64",
+    "unsigned long": "u64",
     "unsigned short": "u16",
     "unsigned char": "u8",
     "unsigned int": "u32",
@@ -48,6 +49,10 @@ def readable(name: str) -> str:
     return name
 
 
+def generation(arch: str) -> int:
+    return int(re.sub(r"\D", "", arch))
+
+
 def parse(usage: str) -> list[Kernel]:
     """The kernels in what ``cuobjdump --dump-resource-usage`` printed, demangled."""
     found, arch = set(), ""
@@ -57,7 +62,7 @@ def parse(usage: str) -> list[Kernel]:
         elif "fastparam" in name:
             registers, stack, shared, local = map(int, numbers)
             found.add(Kernel(readable(name), arch, registers, shared, stack + local))
-    return sorted(found, key=lambda kernel: (kernel.name, int(re.sub(r"\D", "", kernel.arch))))
+    return sorted(found, key=lambda kernel: (kernel.name, generation(kernel.arch)))
 
 
 def reader() -> str:
@@ -82,15 +87,22 @@ def listing(kernels: Iterable[Kernel]) -> str:
 
 
 def markdown(kernels: Iterable[Kernel]) -> str:
-    """A line a kernel; registers on each architecture, static shared memory, and spilled bytes where there are any."""
-    rows: dict[str, dict[str, Kernel]] = {}
+    """A line a kernel template: its instances, the fewest and the most registers on each architecture, shared memory, spilled bytes."""
+    families: dict[str, list[Kernel]] = {}
     for kernel in kernels:
-        rows.setdefault(kernel.name, {})[kernel.arch] = kernel
-    archs = sorted({arch for row in rows.values() for arch in row}, key=lambda arch: int(re.sub(r"\D", "", arch)))
-    lines = [f"| kernel | registers {' / '.join(archs)} | shared bytes | spilled bytes |", "|---|---|--:|--:|"]
-    for name, row in rows.items():
-        registers = " / ".join(str(row[arch].registers) if arch in row else "-" for arch in archs)
-        lines.append(f"| `{name}` | {registers} | {max(k.shared for k in row.values())} | {max(k.spilled for k in row.values())} |")
+        families.setdefault(kernel.family, []).append(kernel)
+    archs = sorted({kernel.arch for found in families.values() for kernel in found}, key=generation)
+    lines = [
+        f"| kernel | instances | {' | '.join(archs)} | shared bytes, at most | spilled bytes |",
+        f"|---|--:|{'---|' * len(archs)}--:|--:|",
+    ]
+    for family, found in families.items():
+        cells = [f"`{family}`", str(len({kernel.name for kernel in found}))]
+        for arch in archs:
+            registers = [kernel.registers for kernel in found if kernel.arch == arch] or [0]
+            cells.append("-".join(map(str, dict.fromkeys((min(registers), max(registers))))))
+        cells += [str(max(kernel.shared for kernel in found)), str(sum(kernel.spilled for kernel in found))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
