@@ -93,31 +93,31 @@ def lines(rows: list[report.Row]) -> Iterator[tuple[str, list[tuple[int, report.
         yield label, sorted(points.items())
 
 
-def plot(op: str, rows: list[report.Row], path: Path) -> bool:
-    """Draws speed-up over eager and the fraction of the ceiling over n; False where an op has nothing to draw."""
+def plot(op: str, rows: list[report.Row], path: Path) -> None:
+    """Draws speed-up over eager, and the fraction of the ceiling where it is known, over n."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    drawn = list(lines(rows))
-    if not drawn:
-        return False
     figure, (speed, ceiling) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for label, points in drawn:
+    for label, points in lines(rows):
         style = {"marker": "o", "linestyle": "--" if "backward" in label else "-", "label": label}
         speed.plot([n for n, _ in points], [row["over"]["eager"] for _, row in points], **style)
         counted = [(n, row["of_ceiling"]) for n, row in points if "of_ceiling" in row]
         ceiling.plot([n for n, _ in counted], [fraction for _, fraction in counted], **style)
     for axes, title in ((speed, f"{op}: times faster than eager"), (ceiling, "fraction of the measured ceiling")):
         axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_title(title)
+        if not any(len(line.get_xdata()) for line in axes.lines[:-1]):  # the last one is the horizontal
+            axes.set_title(f"{title}: not counted")
+            continue
         axes.set_xscale("log", base=2)
-        axes.set(xlabel="n", ylim=(0, None), title=title)
+        axes.set(xlabel="n", ylim=(0, None))
         axes.xaxis.set_major_formatter("{x:g}")
     speed.legend(fontsize="small")
     figure.savefig(path, dpi=100)
     plt.close(figure)
-    return True
 
 
 def write(work: Path, folder: Path) -> list[Path]:
@@ -125,20 +125,23 @@ def write(work: Path, folder: Path) -> list[Path]:
     bench = json.loads((work / "bench.json").read_text())
     phases_file = work / "phases.json"
     saved = collect(bench, json.loads(phases_file.read_text()) if phases_file.exists() else {})
+    rows = [row for run in saved["families"].values() for row in run["rows"]]
     folder.mkdir(parents=True, exist_ok=True)
-    base = report.file_name(saved["device"])
-    plots = []
+    base = folder / report.file_name(saved["device"])
+    by_op = {op: [row for row in rows if row["op"] == op] for op in ops_of(rows)}
+    plots = {op: base.with_name(f"{base.name}{suffix(op)}.png") for op, mine in by_op.items() if any(lines(mine))}
     if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed here")
-    else:
-        rows = [row for run in saved["families"].values() for row in run["rows"]]
-        for op in ops_of(rows):
-            path = folder / f"{base}{suffix(op)}.png"
-            if plot(op, [row for row in rows if row["op"] == op], path):
-                plots.append(path)
-    (folder / f"{base}.json").write_text(json.dumps(saved, indent=1) + "\n")
-    (folder / f"{base}.md").write_text(document(saved, plots))
-    return [folder / f"{base}.json", folder / f"{base}.md", *plots]
+        plots = {}
+    texts = {
+        base.with_name(f"{base.name}.json"): json.dumps(saved, indent=1) + "\n",
+        base.with_name(f"{base.name}.md"): document(saved, list(plots.values())),
+    }
+    for path, text in texts.items():
+        path.write_text(text)
+    for op, path in plots.items():
+        plot(op, by_op[op], path)
+    return [*texts, *plots.values()]
 
 
 def main(arguments: list[str]) -> int:

@@ -88,6 +88,8 @@ def made_up(measured, tmp_path):
     bench["about"] |= {"gpu": "Imaginary GPU 9000", "cuda": "13.0", "driver": "999.1"}
     shapes = [(row, shape) for row in bench["rows"] for shape in (row["shape"], f"8x{row['shape']}", "8x8")]
     bench["rows"] = [row | {"device": "cuda", "shape": shape} for row, shape in shapes]
+    uncounted = {key: value for key, value in bench["rows"][0].items() if key not in ("counted_us", "of_ceiling")}
+    bench["rows"].append(uncounted | {"op": "layer.weight"})
     measured.write_text(json.dumps(bench))
     (tmp_path / "phases.json").write_text(json.dumps({"test": {"status": "ok", "detail": "7 passed in 3 files", "seconds": 12.4}}))
     folder = tmp_path / "results"
@@ -99,14 +101,17 @@ def test_report_of_a_device(made_up):
     assert all(path.parent == folder and path.stat().st_size > 0 for path in files)
     assert [path.name for path in files[:2]] == ["imaginary-gpu-9000.json", "imaginary-gpu-9000.md"]
     if importlib.util.find_spec("matplotlib"):
-        assert [path.name for path in files[2:]] == ["imaginary-gpu-9000--skew.png"]
+        assert [path.name for path in files[2:]] == ["imaginary-gpu-9000--skew.png", "imaginary-gpu-9000--layer-weight.png"]
         assert "![imaginary-gpu-9000--skew](imaginary-gpu-9000--skew.png)" in files[1].read_text()
     saved = json.loads(files[0].read_text())
     about = saved["families"]["triangular"]["environment"]
     assert saved["device"] == about["gpu"] and {"date", "commit", "torch", "cuda", "driver"} <= set(about)
     text = files[1].read_text()
     assert re.search(r"\| test +\| ok +\| +12 \| 7 passed in 3 files \|", text) and "a copy moves 0.00 TB/s" in text
-    assert text.count("| skew | 32x32 ") == 1 and "Failed: broken-8x8-float32-cpu-forward: RuntimeError: no such kernel" in text
+    assert (
+        len(re.findall(r"^\| skew +\| 32x32 ", text, re.MULTILINE)) == 1
+        and "Failed: broken-8x8-float32-cpu-forward: RuntimeError: no such kernel" in text
+    )
     assert report.document(saved).startswith("# Imaginary GPU 9000"), "`python benchmarks/report.py FILE` reads it too"
 
 
