@@ -44,24 +44,25 @@ def on(device: str, value: object) -> object:
 
 
 def step(case: Case, batch: int, n: int, dtype: torch.dtype, device: str) -> None:
-    """Forward and backward, and a look at both on the host."""
+    """Forward and backward, both copied to the host, where an error of a kernel shows."""
     cpu = case.inputs(batch, n=n, dtype=dtype, grad=False)
     X = tuple(x.to(device).requires_grad_() for x in cpu)
     Y = case.entry(*X, *(on(device, a) for a in case.arguments(cpu[0])))
     gradients = torch.autograd.grad(Y, X, torch.randn(Y.shape, dtype=Y.dtype).to(device))
-    assert all(t.detach().cpu().shape == t.shape for t in (Y, *gradients))
+    for t in (Y, *gradients):
+        t.detach().cpu()
 
 
 def everything(device: str, small: bool) -> int:
     torch.manual_seed(0)
-    count = 0
-    for count, arguments in enumerate(runs(small), start=1):  # noqa: B007
+    todo = list(runs(small))
+    for arguments in todo:
         step(*arguments, device)
     for n in LENGTHS:
         mask = torch.arange(n) % 3 > 0
         for given in (mask.to(device), torch.cat([mask[:1], mask]).to(device)[1:]):  # aligned, and not
             assert torch.equal(unpack_mask(pack_mask(given), (n,)).cpu(), mask)
-    return count
+    return len(todo)
 
 
 def names(device: str) -> str:

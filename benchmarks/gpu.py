@@ -69,10 +69,11 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of the commands: this tree's fastparam, and the tools of this Python (ninja) on the PATH."""
-    paths = {"PYTHONPATH": str(ROOT), "PATH": str(Path(sys.executable).parent)}
-    joined = {name: os.pathsep.join(filter(None, [first, os.environ.get(name)])) for name, first in paths.items()}
-    return {**os.environ, **joined, "PYTHONUNBUFFERED": "1", **more}
+    """The environment of the commands: this tree's fastparam, the tools of this Python (ninja) and of the CUDA toolkit on the PATH."""
+    homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if home]
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH"), *(str(Path(home) / "bin") for home in homes)]
+    joined = {"PYTHONPATH": [str(ROOT), os.environ.get("PYTHONPATH")], "PATH": path}
+    return {**os.environ, **{name: os.pathsep.join(filter(None, parts)) for name, parts in joined.items()}, "PYTHONUNBUFFERED": "1", **more}
 
 
 def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
@@ -164,27 +165,28 @@ def test(capability: str, deadline: float) -> Outcome:
 
 
 def find_sanitizer() -> str | None:
-    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    folders = [str(Path(home) / "bin") for home in [*homes, "/usr/local/cuda"] if home]
-    return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
+    return shutil.which("compute-sanitizer", path=environment()["PATH"])
 
 
 def sanitize(capability: str, deadline: float) -> Outcome:
     sanitizer, program = find_sanitizer(), HERE / "every_kernel.py"
-    plain = {"kernels": [sys.executable, program, "--names"]}
-    if sanitizer is None:
-        log("sanitize", run_all(plain, deadline, 1))
-        return Outcome("skipped", "compute-sanitizer is not here")
-    watched = [sys.executable, program, "--small"]
-    tools = {tool: [sanitizer, "--tool", tool, "--error-exitcode", "9", *more, *watched] for tool, more in TOOLS.items()}
-    ended = run_all(plain | tools, deadline, len(plain | tools), PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    commands: dict[str, Sequence[str | Path]] = {"kernels": [sys.executable, program, "--names"]}
+    for tool, more in TOOLS.items() if sanitizer else ():
+        commands[tool] = [sanitizer, "--tool", tool, "--error-exitcode", "9", *more, sys.executable, program, "--small"]
+    ended = run_all(commands, deadline, len(commands), PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # each tensor's end is the end of its memory
     log("sanitize", ended)
-    if any("Device not supported" in e.output for e in ended.values()):
-        return Outcome("skipped", "compute-sanitizer does not support this device here")
+    kernels = ended.pop("kernels")
+    refused = any("Device not supported" in e.output for e in ended.values())
     verdicts = {0: "clean", 124: "no end in time"}
-    told = [f"{tool} {verdicts.get(ended[tool].status, 'FAILED')}" for tool in tools]
-    told += ended["kernels"].output.strip().splitlines()[-1:]
-    return Outcome("FAILED" if any(e.status for e in ended.values()) else "ok", "; ".join(told))
+    told = [f"{tool} {verdicts.get(e.status, 'FAILED')}" for tool, e in ended.items()]
+    if refused:
+        told = ["compute-sanitizer does not support this device here"]
+    elif not ended:
+        told = ["compute-sanitizer is not here"]
+    detail = "; ".join([*told, *kernels.output.strip().splitlines()[-1:]])
+    if kernels.status or (not refused and any(e.status for e in ended.values())):
+        return Outcome("FAILED", detail)
+    return Outcome("ok" if ended and not refused else "skipped", detail)
 
 
 def bench(capability: str, deadline: float) -> Outcome:

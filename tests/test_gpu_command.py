@@ -154,7 +154,7 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "HERE", tmp_path)
     (tmp_path / "every_kernel.py").write_text("print('6 of 6 kernels ran')")
     monkeypatch.setattr(command, "find_sanitizer", lambda: None)
-    assert command.sanitize("9.0", soon()) == command.Outcome("skipped", "compute-sanitizer is not here")
+    assert command.sanitize("9.0", soon()) == command.Outcome("skipped", "compute-sanitizer is not here; 6 of 6 kernels ran")
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(FAKE_SANITIZER.format(python=sys.executable))
     tool.chmod(0o755)
