@@ -7,6 +7,7 @@ Inputs are made on the CPU and copied, so that hardly a kernel but ours runs.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def step(case: Case, batch: int, n: int, dtype: torch.dtype, device: str) -> Non
     """Forward and backward, both copied to the host, where an error of a kernel shows."""
     cpu = case.inputs(batch, n=n, dtype=dtype, grad=False)
     X = tuple(x.to(device).requires_grad_() for x in cpu)
-    Y = case.entry(*X, *(on(device, a) for a in case.arguments(cpu[0])))
+    there = dataclasses.replace(case, others=tuple(on(device, a) for a in case.arguments(cpu[0])))
+    Y = there.bind(there.entry)(*X)
     gradients = torch.autograd.grad(Y, X, torch.randn(Y.shape, dtype=Y.dtype).to(device))
     for t in (Y, *gradients):
         t.detach().cpu()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from cases import CASES, REAL, Case, every
-from test_cuda_graphs import agree
+from cases import CASES, REAL, every
+from test_cuda_graphs import agree, fixed
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,8 +18,8 @@ every_linear = pytest.mark.parametrize("case", [case for case in CASES if case.l
 every_n = pytest.mark.parametrize("n", [3, 24, 100, 300])
 
 
-def step(case: Case, X: tuple[Tensor, ...], others: tuple[object, ...], G: Tensor) -> tuple[Tensor, ...]:
-    Y = case.entry(*X, *others)
+def step(f: Callable[..., Tensor], X: tuple[Tensor, ...], G: Tensor) -> tuple[Tensor, ...]:
+    Y = f(*X)
     return (Y.detach(), *torch.autograd.grad(Y, X, G))
 
 
@@ -39,8 +39,8 @@ def no_waiting() -> Iterator[None]:
 def test_runs_on_the_current_stream(case, n, gpu):
     """The input comes late, on a side stream: who runs on another one reads NaN."""
     source = case.inputs(4, n=n, dtype=torch.float32, device=gpu, grad=False)
-    others, X = case.arguments(source[0]), tuple(torch.full_like(x, torch.nan).requires_grad_() for x in source)
-    G_source = torch.randn_like(case.entry(*source, *others))
+    f, X = fixed(case, source), tuple(torch.full_like(x, torch.nan).requires_grad_() for x in source)
+    G_source = torch.randn_like(f(*source))
     G = torch.full_like(G_source, torch.nan)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
@@ -49,10 +49,10 @@ def test_runs_on_the_current_stream(case, n, gpu):
         with torch.no_grad():
             for t, s in zip((*X, G), (*source, G_source), strict=True):
                 t.copy_(s)
-        seen = step(case, X, others, G)
+        seen = step(f, X, G)
     stream.synchronize()
     torch.cuda.synchronize()
-    expected = step(case, tuple(s.clone().requires_grad_() for s in source), others, G_source)
+    expected = step(f, tuple(s.clone().requires_grad_() for s in source), G_source)
     for actual, wanted in zip(seen, expected, strict=True):
         agree(case, actual, wanted)
 
@@ -75,14 +75,14 @@ def test_packing_runs_on_the_current_stream(gpu):
 def test_two_streams_at_once(case, gpu):
     """The same op on two streams at a time: neither uses memory of the other."""
     X = [case.inputs(64, n=33, dtype=torch.float32, device=gpu, grad=False) for _ in range(2)]
-    others = case.arguments(X[0][0])
-    expected = [case.entry(*x, *others) for x in X]
+    f = fixed(case, X[0])
+    expected = [f(*x) for x in X]
     torch.cuda.synchronize()
     streams, seen = [torch.cuda.Stream() for _ in X], []
     for _ in range(5):
         for stream, x in zip(streams, X, strict=True):
             with torch.cuda.stream(stream):
-                seen.append(case.entry(*x, *others))
+                seen.append(f(*x))
     torch.cuda.synchronize()
     for i, Y in enumerate(seen):
         agree(case, Y, expected[i % 2])
@@ -94,12 +94,12 @@ def test_runs_on_the_device_of_its_input(case, n, gpu):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     X = case.inputs(4, n=n, dtype=torch.float32, device="cuda:1")
-    others, at_home = case.arguments(X[0]), tuple(x.detach().to("cuda:0").requires_grad_() for x in X)
+    f, at_home = fixed(case, X), tuple(x.detach().to("cuda:0").requires_grad_() for x in X)
     with torch.cuda.device(0):
-        Y = case.entry(*X, *others)
+        Y = f(*X)
         gradients = torch.autograd.grad(Y, X, torch.ones_like(Y))
         assert torch.cuda.current_device() == 0 and all(t.device == X[0].device for t in (Y, *gradients))
-        Z = case.entry(*at_home, *case.arguments(at_home[0]))
+        Z = fixed(case, at_home)(*at_home)
         agree(case, Y.detach().to("cuda:0"), Z.detach())
 
 
@@ -108,11 +108,11 @@ def test_runs_on_the_device_of_its_input(case, n, gpu):
 def test_never_waits_for_the_device(case, n, gpu):
     for dtype in REAL:
         X = case.inputs(9, n=n, dtype=dtype, device=gpu)
-        others = case.arguments(X[0])
-        G = torch.randn_like(case.entry(*X, *others))
-        step(case, X, others, G)  # libraries that are loaded at the first call
+        f = fixed(case, X)
+        G = torch.randn_like(f(*X))
+        step(f, X, G)  # libraries that are loaded at the first call
         with no_waiting():
-            step(case, X, others, G)
+            step(f, X, G)
 
 
 def test_packing_never_waits_for_the_device(gpu):
@@ -125,12 +125,12 @@ def test_packing_never_waits_for_the_device(gpu):
 @pytest.mark.parametrize("batch, n", [(1000, 3), (50, 32), (1, 300), (1, 2048)])
 def test_one_launch_forward_one_backward(case, batch, n, gpu):
     X = case.inputs(batch, n=n, dtype=torch.float32, device=gpu)
-    others = case.arguments(X[0])
-    G = torch.randn_like(case.entry(*X, *others))
-    step(case, X, others, G)
+    f = fixed(case, X)
+    G = torch.randn_like(f(*X))
+    step(f, X, G)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        step(case, X, others, G)
+        step(f, X, G)
         torch.cuda.synchronize()
     on_device = [event.name for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     if not on_device:
