@@ -58,6 +58,11 @@ class Ended:
     seconds: float
     output: str
 
+    @property
+    def last(self) -> str:
+        """Its last line, which says what was done, or what went wrong."""
+        return (self.output.strip().splitlines() or [f"status {self.status}"])[-1]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -128,8 +133,8 @@ def build(capability: str, deadline: float) -> Outcome:
         if ended[name].status != 0:
             break
     log("build", ended)
-    failed = [name for name, e in ended.items() if e.status != 0]
-    return Outcome("FAILED" if failed else "ok", f"{', '.join(failed)} failed" if failed else f"for compute capability {capability}")
+    failed = [f"{name}: {e.last}" for name, e in ended.items() if e.status != 0]
+    return Outcome("FAILED", failed[0]) if failed else Outcome("ok", f"for compute capability {capability}")
 
 
 def test_files() -> tuple[list[Path], list[Path]]:
@@ -154,14 +159,16 @@ def test(capability: str, deadline: float) -> Outcome:
     ended = run_all({path.name: [*pytest, path] for path in files}, deadline, together, OMP_NUM_THREADS="2")
     log("test", ended)
     by_file = {name: counts(e.output) for name, e in ended.items()}
-    failed = [name for name, e in ended.items() if e.status not in (0, 5)]  # 5: no test of the file wants a GPU
-    empty = [name for name, seen in by_file.items() if name.startswith("test_cuda") and not seen["passed"] and name not in failed]
+    late = [name for name, e in ended.items() if e.status == 124]
+    failed = [name for name, e in ended.items() if e.status not in (0, 5, 124)]  # 5: no test of the file wants a GPU
+    empty = [name for name, seen in by_file.items() if name.startswith("test_cuda") and not seen["passed"] and name not in failed + late]
     total = sum(by_file.values(), Counter())
     detail = ", ".join(f"{total[word]} {word}" for word in ("passed", "failed", "error", "skipped") if total[word] or word == "passed")
     detail += f" in {len(files)} files"
-    detail += f"; failed: {', '.join(failed)}" * bool(failed) + f"; nothing ran in: {', '.join(empty)}" * bool(empty)
-    detail += f"; not run, as hypothesis is missing: {', '.join(path.name for path in left)}" * bool(left)
-    return Outcome("FAILED" if failed or empty else "ok", detail)
+    missing = [path.name for path in left]
+    words = {"failed": failed, "no end in time": late, "nothing ran in": empty, "not run, as hypothesis is missing": missing}
+    detail += "".join(f"; {word}: {', '.join(names)}" for word, names in words.items() if names)
+    return Outcome("FAILED" if failed or late or empty else "ok", detail)
 
 
 def find_sanitizer() -> str | None:
@@ -183,7 +190,7 @@ def sanitize(capability: str, deadline: float) -> Outcome:
         told = ["compute-sanitizer does not support this device here"]
     elif not ended:
         told = ["compute-sanitizer is not here"]
-    detail = "; ".join([*told, *kernels.output.strip().splitlines()[-1:]])
+    detail = "; ".join([*told, kernels.last])
     if kernels.status or (not refused and any(e.status for e in ended.values())):
         return Outcome("FAILED", detail)
     return Outcome("ok" if ended and not refused else "skipped", detail)
@@ -193,14 +200,16 @@ def bench(capability: str, deadline: float) -> Outcome:
     seconds = max(1.0, deadline - time.monotonic() - 20)  # one case, and the start, may take longer than asked
     ended = run([sys.executable, HERE / "device_bench.py", "--seconds", f"{seconds:.0f}", "--out", WORK / "bench.json"], deadline)
     log("bench", {"device_bench.py": ended})
-    told = [line for line in ended.output.splitlines() if "cases measured" in line] or ["no end in time"]
+    told = [line for line in ended.output.splitlines() if "cases measured" in line] or [ended.last]
     return Outcome("FAILED" if ended.status else "ok", told[-1])
 
 
 def report(capability: str, deadline: float, folder: Path = HERE / "results") -> Outcome:
     ended = run([sys.executable, HERE / "device_report.py", WORK, folder], deadline)
     log("report", {"device_report.py": ended})
-    return Outcome("FAILED" if ended.status else "ok", ", ".join(Path(line).name for line in ended.output.splitlines()[-20:]))
+    if ended.status:
+        return Outcome("FAILED", ended.last)
+    return Outcome("ok", ", ".join(Path(line).name for line in ended.output.splitlines()))
 
 
 Phase = Callable[[str, float], Outcome]

@@ -109,6 +109,14 @@ def test_a_command_out_of_time_ends_with_all_it_started(tmp_path):
 # ---- its phases ----
 
 
+def test_a_phase_says_what_went_wrong(work, tmp_path, monkeypatch):
+    (tmp_path / "device_report.py").write_text("raise SystemExit('no rows to report')")
+    (tmp_path / "device_bench.py").write_text("print('7 cases measured, 1 failed'); print('FAILED skew'); raise SystemExit(1)")
+    monkeypatch.setattr(command, "HERE", tmp_path)
+    assert command.report("9.0", soon(), tmp_path) == command.Outcome("FAILED", "no rows to report")
+    assert command.bench("9.0", soon()) == command.Outcome("FAILED", "7 cases measured, 1 failed")
+
+
 def test_counts_of_pytest():
     assert command.counts("...\n== 3 failed, 12 passed, 1 skipped in 4.2s ==\n") == {"failed": 3, "passed": 12, "skipped": 1}
     assert command.counts("31 passed, 4 deselected in 61.02s (0:01:01)") == {"passed": 31}
@@ -136,6 +144,8 @@ def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeyp
     outcome = command.test("9.0", soon(120))
     assert outcome.status == "FAILED"
     assert outcome.detail == "1 passed, 1 failed, 1 skipped in 4 files; failed: test_cuda_bad.py; nothing ran in: test_cuda_idle.py"
+    late = command.test("9.0", soon(-1))
+    assert late.status == "FAILED" and late.detail.endswith(f"no end in time: {', '.join(sources)}")
     monkeypatch.setattr(command, "test_files", lambda: ([paths[0], paths[3]], [Path("test_random.py")]))
     outcome = command.test("9.0", soon(120))
     assert (outcome.status, outcome.detail) == ("ok", "1 passed in 2 files; not run, as hypothesis is missing: test_random.py")
