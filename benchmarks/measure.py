@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Map = Callable[[Tensor], Tensor]
 
 SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+GPUS = tuple(device for device in DEVICES if device == "cuda")  # for shapes that are too large for a CPU's patience
 DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass cannot avoid, forward and forward + backward: words and bits to move an entry, operations an entry and row length."""
+
+    words: tuple[float, float]
+    bits: tuple[float, float] = (0, 0)
+    flops: tuple[float, float] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,7 @@ class Op:
     name: str
     build: Callable[[Tensor], dict[str, Map]]
     contenders: tuple[str, ...] = ("eager", "compile", "fastparam", "floor")
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,16 @@ class Case:
     device: str = "cpu"
     backward: bool = False
     quick: bool = False
+
+    @property
+    def moved(self) -> float:
+        """Bytes that must move; NaN where nobody has counted them."""
+        work, entries = self.op.work, math.prod(self.shape)
+        return entries * (work.words[self.backward] * self.dtype.itemsize + work.bits[self.backward] / 8) if work else math.nan
+
+    @property
+    def flops(self) -> float:
+        return math.prod(self.shape) * self.shape[-1] * self.op.work.flops[self.backward] if self.op.work else math.nan
 
     @property
     def labels(self) -> dict[str, str]:
@@ -67,9 +90,10 @@ def grid(
     dtypes: Iterable[torch.dtype] = (torch.float32,),
     quick: Iterable[tuple[int, ...]] = (),
     passes: Iterable[bool] = (False, True),
+    devices: Iterable[str] = DEVICES,
 ) -> Iterator[Case]:
     """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short table."""
-    for device, dtype, shape, backward in product(DEVICES, dtypes, shapes, passes):
+    for device, dtype, shape, backward in product(devices, dtypes, shapes, passes):
         yield Case(op, shape, dtype, device, backward, quick=shape in quick)
 
 
@@ -97,16 +121,24 @@ class Result:
     failure: str = ""
 
 
+def weight_of(X: Tensor, module: nn.Module) -> Map:
+    """Returns access to ``layer.weight`` where the raw weight is X and the module parametrizes it."""
+    layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
+    layer.weight = nn.Parameter(X)
+    parametrize.register_parametrization(layer, "weight", module)
+    return lambda _: layer.weight
+
+
 def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
     """Returns the arguments of a step, several times: (X,) forward, (X, G) forward + backward."""
     size = math.prod(case.shape) * case.dtype.itemsize
     if sets is None:  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
         cache = 4 * torch.cuda.get_device_properties(0).L2_cache_size if case.device == "cuda" else 0
         sets = max(4 if size > 2**23 else 8, min(64, cache // size))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(case.device).manual_seed(0)
 
     def draw() -> Tensor:
-        return torch.randn(case.shape, generator=generator).to(case.device, case.dtype)
+        return torch.randn(case.shape, generator=generator, device=case.device).to(case.dtype)
 
     return [(draw().requires_grad_(), draw()) if case.backward else (draw(),) for _ in range(sets)]
 
@@ -151,13 +183,19 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float:
-    """Returns the seconds the step takes on all of the batch, device included."""
-    synchronize = torch.cuda.synchronize if batch[0][0].is_cuda else lambda: None
-    synchronize()
+    """Returns the seconds the step takes on all of the batch: on the host's clock, or by events on the device's own."""
+    if batch[0][0].is_cuda:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+        for args in batch:
+            step(*args)
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
     start = time.perf_counter()
     for args in batch:
         step(*args)
-    synchronize()
     return time.perf_counter() - start
 
 
@@ -228,17 +266,20 @@ def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result
 def take_turns(
     steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float
 ) -> None:
-    """Runs rounds until the budget is spent; who goes first changes from round to round, and so does the input."""
-    order, spent, rounds = list(steps), 0.0, 0
+    """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data in the caches.
+
+    The input changes from round to round.
+    """
+    order, spent, rounds, draw = list(steps), 0.0, 0, random.Random(0)
     running, start = time.thread_time(), time.perf_counter()
     while rounds < 7 or (spent < budget and rounds < 201):
+        draw.shuffle(order)
         for name in order:
             calls = results[name].calls
             batch = [inputs[(rounds * calls + i) % len(inputs)] for i in range(calls)]
             seconds = clock(steps[name], batch)
             results[name].seconds.append(seconds / calls)
             spent += seconds
-        order = order[1:] + order[:1]
         rounds += 1
     if not inputs[0][0].is_cuda:  # a thread that waits for the GPU may sleep
         share = (time.thread_time() - running) / (time.perf_counter() - start)
