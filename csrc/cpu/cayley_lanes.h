@@ -67,8 +67,8 @@ struct Lanes {
   template <int R>
   static FASTPARAM_INLINE void invert(V (&d)[R][R]) {
     for (int p = 0; p < R; ++p) {
-      const V inverse = broadcast<V>(T(1)) / d[p][p];
-      d[p][p] = broadcast<V>(T(1));
+      const V inverse = T(1) / d[p][p];
+      d[p][p] = T(1) - V{};
       for (int j = 0; j < R; ++j) d[p][j] *= inverse;
       for (int i = 0; i < R; ++i) {
         if (i == p) continue;

@@ -37,7 +37,7 @@ struct Product {
       for (int c = 0; c < C; ++c) row[c] = load<V>(b + c * W);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const V f = broadcast<V>(Transposed ? a[r] : a[r * a_stride]);
+        const T f = Transposed ? a[r] : a[r * a_stride];
 #pragma GCC unroll 16
         for (int c = 0; c < C; ++c)
           if constexpr (into == Into::Subtract) sum[r][c] -= f * row[c];

@@ -61,8 +61,7 @@ struct Rows {
       keep[c] = all_but_four<T, W>(at);
       V s[kPivots];
       for (int r = 0; r < kPivots; ++r) {
-        const V one = only(broadcast<V>(T(1)), one_lane<T, W>(at < 0 ? -1 : at + r));
-        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + one;
+        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at < 0 ? -1 : at + r);
       }
       for (int r = 0; r < kPivots; ++r)
         p[r][c] = pivots.D[r][0] * s[0] + pivots.D[r][1] * s[1] + pivots.D[r][2] * s[2] + pivots.D[r][3] * s[3];
@@ -74,7 +73,7 @@ struct Rows {
       V a[C];
       for (int c = 0; c < C; ++c) a[c] = only(load<V>(s + c * W), keep[c]);
       for (int r = 0; r < kPivots; ++r) {
-        const V f = broadcast<V>(factor[r]);
+        const T f = factor[r];
         for (int c = 0; c < C; ++c) a[c] -= f * p[r][c];
       }
       for (int c = 0; c < C; ++c) store(s + c * W, a[c]);
