@@ -53,11 +53,6 @@ class FlushDenormals {
 #endif
 };
 
-template <class V, class T>
-FASTPARAM_INLINE V broadcast(T x) {
-  return x - V{};  // one instruction; x + V{} is not x for x = -0
-}
-
 template <class T>
 using MaskElement = typename IntOf<sizeof(T)>::type;
 
@@ -65,27 +60,30 @@ using MaskElement = typename IntOf<sizeof(T)>::type;
 template <class T, int N>
 struct LaneMasks {
   using M = MaskElement<T>;
-  M first_[2 * N] = {}, one_[2 * N] = {}, but_[2 * N + 4] = {};
+  M first_[2 * N] = {}, but_[2 * N + 4] = {};
+  T unit_[2 * N] = {};
   constexpr LaneMasks() {
     for (int i = 0; i < N; ++i) first_[i] = but_[i] = but_[N + 4 + i] = -1;
-    one_[N - 1] = -1;
+    unit_[N - 1] = 1;
   }
 };
 template <class T, int N>
 constexpr LaneMasks<T, N> kLaneMasks;
 
-// Of N lanes the first `count`; lane `at` alone; all but the four from `at` on. Out of [0, N): none, none, all.
+// Of N lanes the first `count`; all but the four from `at` on. Where `at` is not in [0, N): all.
 template <class T, int N>
 FASTPARAM_INLINE Vec<MaskElement<T>, N> first_lanes(int64_t count) {
   return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.first_ + N - std::max<int64_t>(0, std::min<int64_t>(N, count)));
 }
 template <class T, int N>
-FASTPARAM_INLINE Vec<MaskElement<T>, N> one_lane(int64_t at) {
-  return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.one_ + (at >= 0 && at < N ? N - 1 - at : N));
-}
-template <class T, int N>
 FASTPARAM_INLINE Vec<MaskElement<T>, N> all_but_four(int64_t at) {
   return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.but_ + (at >= 0 && at < N ? N - at : 0));
+}
+
+// 1 in lane `at`, 0 elsewhere.
+template <class T, int N>
+FASTPARAM_INLINE Vec<T, N> unit(int64_t at) {
+  return load<Vec<T, N>>(kLaneMasks<T, N>.unit_ + (at >= 0 && at < N ? N - 1 - at : N));
 }
 
 // The elements of x where the mask is set, 0 elsewhere.

@@ -36,8 +36,8 @@ struct LanesBackward {
     const int32_t* const taken = map->kind == Gradient::Packed ? lanes.packed_place : lanes.place;
     for (int64_t m = begin; m < end; m += Lane::L) {
       const int live = static_cast<int>(std::min<int64_t>(Lane::L, end - m));
-      lanes.gather(map->Q + m * size, map->Q + map->batch * size, size, live, lanes.place, P);
-      lanes.gather(map->G + m * size, map->G + map->batch * size, size, live, lanes.place, U);
+      lanes.gather(map->Q + m * size, size, live, lanes.place, P);
+      lanes.gather(map->G + m * size, size, live, lanes.place, U);
       for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);
       lanes.template product<true>(U, P, TT);
       lanes.template product<false>(P, TT, U);
@@ -74,7 +74,7 @@ struct BackwardSteps {
       : map(map),
         n(map.n),
         width((n + W - 1) / W * W),
-        stride(Padded<T, Bytes>(n).stride),
+        stride(Padded<T>(n, W).stride),
         G(map.G + m * n * n),
         Q(map.Q + m * n * n),
         D(map.out + m * map.entries()),
@@ -101,10 +101,9 @@ struct BackwardSteps {
   FASTPARAM_INLINE void product(int64_t begin, int64_t end, int64_t j, int64_t last) const {
     for (int64_t k = 0; k < n; k += kDepth) {
       const int64_t depth = std::min(kDepth, n - k);
-      const auto product = First ? Product<T, Bytes>{G + k * n, n, P + k * stride, stride, TT, stride, depth}
-                                 : Product<T, Bytes>{P + k, stride, TT + k * stride, stride, U, stride, depth};
-      if (k == 0) product.template run<First, Into::Set>(begin, end, j, last);
-      else product.template run<First, Into::Add>(begin, end, j, last);
+      const auto product = First ? Product<T, Bytes>{G + k * n, n, P + k * stride, stride, TT, stride, depth, k > 0}
+                                 : Product<T, Bytes>{P + k, stride, TT + k * stride, stride, U, stride, depth, k > 0};
+      product.template run<First>(begin, end, j, last);
     }
   }
 
@@ -145,22 +144,6 @@ struct BackwardSteps {
   }
 };
 
-template <class T>
-struct RowsBackward {
-  template <int Bytes>
-  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t begin, int64_t end, void* scratch) {
-    for (int64_t m = begin; m < end; ++m) {
-      const BackwardSteps<T, Bytes> steps(*map, m, static_cast<T*>(scratch));
-      steps.set_rows(0, steps.n);
-      steps.template product<true>(0, steps.n, 0, steps.width);
-      steps.template product<false>(0, steps.n, 0, steps.width);
-      for (int64_t r = 0; r < steps.n; r += Bytes / sizeof(T)) steps.collapse(r);
-    }
-  }
-};
-
-// ---- one large matrix, its steps shared among threads ------------------------------------------------------------------------------
-
 enum class BackwardStep { SetRows, First, Second, Collapse };
 
 template <class T, BackwardStep step>
@@ -168,7 +151,7 @@ struct BackwardShare {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t m, void* scratch, int64_t begin, int64_t end) {
     const BackwardSteps<T, Bytes> steps(*map, m, static_cast<T*>(scratch));
-    // Rows by kStrip, but strips of columns for the products
+    // kStrip rows a task, but as many columns of the products
     const int64_t first = begin * kStrip, last = std::min(end * kStrip, steps.n);
     if constexpr (step == BackwardStep::SetRows) steps.set_rows(first, last);
     if constexpr (step == BackwardStep::Collapse)

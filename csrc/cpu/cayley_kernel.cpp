@@ -41,29 +41,19 @@ class Scratch {
 
 template <class T>
 int64_t forward_scratch(int64_t n) {
-  if (n > kLeaf) return std::max(blocks_scratch_bytes<T, T>(n), blocks_scratch_bytes<double, T>(n));
-  const int64_t lanes = n * (n | 1) * 64, side = (n + 15) / 16 * 16 + 16;
-  return std::max(n <= kLargestLanes ? lanes : 0, side * side * static_cast<int64_t>(sizeof(double)));
+  return std::max(n <= kLargestLanes ? n * (n | 1) * 64 : 0, forward_scratch_bytes<double>(n));
 }
 
 // A float32 matrix that fails the guard is computed again in float64.
 template <class T>
 void forward_share(const CayleyMap<T>& map, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
-  if (map.n > kLeaf) {
-    for (int64_t m = begin; m < end; ++m) map.failed[m] = !blocks_forward<T, T>(map, m, scratch);
-  } else if (map.n <= largest_by_lanes<T>()) {
-    run_simd<LanesForward<T>>(&map, begin, end, scratch);
-  } else {
-    run_simd<RowsForward<T>>(&map, begin, end, scratch);
-  }
-  if constexpr (std::is_same_v<T, float>) {
-    const auto failed = [&] { return std::any_of(map.failed + begin, map.failed + end, [](uint8_t f) { return f != 0; }); };
-    if (!failed()) return;
-    if (map.n <= kLeaf) return run_simd<RowsAgain>(&map, begin, end, scratch);
+  if (map.n <= largest_by_lanes<T>()) run_simd<LanesForward<T>>(&map, begin, end, scratch);
+  else
+    for (int64_t m = begin; m < end; ++m) map.failed[m] = !matrix_forward<T, T>(map, m, scratch);
+  if constexpr (std::is_same_v<T, float>)
     for (int64_t m = begin; m < end; ++m)
-      if (map.failed[m]) map.failed[m] = !blocks_forward<double, float>(map, m, scratch);
-  }
+      if (map.failed[m]) map.failed[m] = !matrix_forward<double, float>(map, m, scratch);
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------------------------
@@ -77,7 +67,6 @@ template <class T>
 void backward_share(const CayleyGradient<T>& map, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
   if (map.n <= largest_by_lanes<T>()) return run_simd<LanesBackward<T>>(&map, begin, end, scratch);
-  if (map.n < kParallelOrder) return run_simd<RowsBackward<T>>(&map, begin, end, scratch);
   const int64_t strips = (map.n + kStrip - 1) / kStrip;
   for (int64_t m = begin; m < end; ++m) {
     parallel_strips<BackwardShare<T, BackwardStep::SetRows>>(map.n, strips, &map, m, scratch);

@@ -29,51 +29,69 @@ struct Lanes {
 
   // ---- in and out: tiles of L entries of L matrices, transposed. The last tile overlaps the one before.
 
-  // x: `live` matrices of `size` entries, one after the other; what is in memory before `end` may be read.
-  FASTPARAM_INLINE void gather(const T* x, const T* end, int size, int live, const int32_t* place, V* S) const {
+  // x: `live` matrices of `size` entries, one after the other. What they lack to L repeats the last.
+  FASTPARAM_INLINE void gather(const T* x, int size, int live, const int32_t* place, V* S) const {
+    T few[L * L + L];
+    if (size < L) {  // vectors reach over the end of a matrix
+      std::memcpy(few, x, live * size * sizeof(T));
+      x = few;
+    }
     for (int e = 0; e < size; e += L) {
       const int first = std::max(0, std::min(e, size - L));
+      const T* p = x + first;
       V t[L];
-      for (int l = 0; l < L; ++l) {
-        const T* p = x + (l < live ? l : 0) * static_cast<int64_t>(size) + first;
-        t[l] = V{};
-        if (p + L <= end) t[l] = load<V>(p);
-        else std::memcpy(&t[l], p, std::min(L, size) * sizeof(T));
+      if (live == L) {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) t[l] = load<V>(p + l * size);
+      } else {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) t[l] = load<V>(p + std::min(l, live - 1) * size);
       }
       transpose<T, L>(t);
-      for (int l = 0; l < L; ++l)
-        if (first + l < size) S[place[first + l]] = t[l];
+      if (first + L <= size) {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) S[place[first + l]] = t[l];
+      } else {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l)
+          if (l < size) S[place[l]] = t[l];
+      }
     }
   }
 
   FASTPARAM_INLINE void scatter(const V* S, T scale, int size, int live, const int32_t* place, T* y) const {
-    const T* end = y + static_cast<int64_t>(live) * size;
+    T few[L * L + L];
+    T* const to = size < L ? few : y;
     for (int e = 0; e < size; e += L) {
       const int first = std::max(0, std::min(e, size - L));
       V t[L];
-      for (int l = 0; l < L; ++l) t[l] = first + l < size ? S[place[first + l]] * scale : V{};
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) t[l] = S[place[std::min(first + l, size - 1)]] * scale;
       transpose<T, L>(t);
-      for (int l = 0; l < L; ++l) {
-        if (l >= live) break;
-        T* p = y + l * static_cast<int64_t>(size) + first;
-        if (p + L <= end) store(p, t[l]);  // what reaches into the next matrix is written again with that one
-        else std::memcpy(p, &t[l], std::min(L, size) * sizeof(T));
-      }
+      T* p = to + first;
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l)
+        if (l < live) store(p + l * size, t[l]);  // what reaches over the end of a matrix is written again with the next
     }
+    if (size < L) std::memcpy(y, few, live * size * sizeof(T));
   }
 
   // ---- elimination
 
   template <int R>
   static FASTPARAM_INLINE void invert(V (&d)[R][R]) {
+#pragma GCC unroll 16
     for (int p = 0; p < R; ++p) {
-      const V inverse = broadcast<V>(T(1)) / d[p][p];
-      d[p][p] = broadcast<V>(T(1));
+      const V inverse = T(1) / d[p][p];
+      d[p][p] = T(1) - V{};
+#pragma GCC unroll 16
       for (int j = 0; j < R; ++j) d[p][j] *= inverse;
+#pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
         if (i == p) continue;
         const V c = d[i][p];
         d[i][p] = V{};
+#pragma GCC unroll 16
         for (int j = 0; j < R; ++j) d[i][j] -= c * d[p][j];
       }
     }
@@ -89,19 +107,28 @@ struct Lanes {
   template <int R, int C>
   FASTPARAM_INLINE void eliminate(V* S, const V (&D)[R][R], int k, int j) const {
     V p[R][C];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
         p[r][c] = D[r][0] * S[k * stride + j + c];
+#pragma GCC unroll 16
         for (int q = 1; q < R; ++q) p[r][c] += D[r][q] * S[(k + q) * stride + j + c];
       }
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) S[(k + r) * stride + j + c] = p[r][c];
     other_rows(k, R, [&](int i) __attribute__((always_inline)) {
       V *s = S + i * stride + j, *factor = S + i * stride + k;
       V a[C];
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) a[c] = s[c];
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
         for (int c = 0; c < C; ++c) a[c] -= factor[r] * p[r][c];
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) s[c] = a[c];
     });
   }
@@ -112,25 +139,34 @@ struct Lanes {
     other_rows(k, R, [&](int i) __attribute__((always_inline)) {
       V* s = S + i * stride + k;
       V a[R];
+#pragma GCC unroll 16
       for (int c = 0; c < R; ++c) {
         a[c] = -s[0] * D[0][c];
+#pragma GCC unroll 16
         for (int r = 1; r < R; ++r) a[c] -= s[r] * D[r][c];
       }
+#pragma GCC unroll 16
       for (int c = 0; c < R; ++c) s[c] = a[c];
     });
     V delta[R];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       delta[r] = -D[r][0] * S[k * stride + k + r];
+#pragma GCC unroll 16
       for (int q = 1; q < R; ++q) delta[r] -= D[r][q] * S[(k + q) * stride + k + r];
     }
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
       for (int q = 0; q < R; ++q) S[(k + r) * stride + k + q] = r == q ? delta[r] : D[r][q];
   }
 
   template <int R>
   FASTPARAM_INLINE void step(V* S, int k) const {
     V D[R][R];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
       for (int q = 0; q < R; ++q) D[r][q] = r == q ? S[(k + r) * stride + k + q] + T(1) : S[(k + r) * stride + k + q];
     invert<R>(D);
     for (int side = 0; side < 2; ++side) {
@@ -167,7 +203,9 @@ struct Lanes {
     for (; j + 4 <= n; j += 4) {
       V sum[4] = {};
       for (int i = 0; i < n; ++i)
+#pragma GCC unroll 16
         for (int c = 0; c < 4; ++c) sum[c] += S[i * stride + j + c] * S[i * stride + j + c];
+#pragma GCC unroll 16
       for (int c = 0; c < 4; ++c) check(sum[c]);
     }
     for (; j < n; ++j) {
@@ -183,7 +221,7 @@ struct Lanes {
     const int32_t* const given = map.layout == Layout::Packed ? packed_place : place;
     for (int64_t m = begin; m < end; m += L) {
       const int live = static_cast<int>(std::min<int64_t>(L, end - m));
-      gather(map.in + m * size, map.in + map.batch * size, size, live, given, S);
+      gather(map.in + m * size, size, live, given, S);
       mirror(S, static_cast<T>(map.alpha), map.layout == Layout::Lower);
       Mask ok = columns_near(S, T(0), static_cast<T>(kLargestColumn));
       int k = 0;
@@ -204,13 +242,18 @@ struct Lanes {
     V sum[I][J] = {};
     for (int k = 0; k < n; ++k) {
       V b[J];
+#pragma GCC unroll 16
       for (int c = 0; c < J; ++c) b[c] = B[k * stride + j + c];
+#pragma GCC unroll 16
       for (int r = 0; r < I; ++r) {
         const V a = Transposed ? A[k * stride + i + r] : A[(i + r) * stride + k];
+#pragma GCC unroll 16
         for (int c = 0; c < J; ++c) sum[r][c] += a * b[c];
       }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < I; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < J; ++c) O[(i + r) * stride + j + c] = sum[r][c];
   }
 

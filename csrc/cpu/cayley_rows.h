@@ -56,27 +56,35 @@ struct Rows {
   FASTPARAM_INLINE void tile(const PivotInverse<T>& pivots, int k, int j, PivotInverse<T>* ahead) const {
     V p[kPivots][C];
     Mask keep[C];  // all columns but the pivots', which count as those of I
+#pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
       const int at = k - j - c * W;
       keep[c] = all_but_four<T, W>(at);
       V s[kPivots];
+#pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r) {
-        const V one = only(broadcast<V>(T(1)), one_lane<T, W>(at < 0 ? -1 : at + r));
-        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + one;
+        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at < 0 ? -1 : at + r);
       }
+#pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r)
         p[r][c] = pivots.D[r][0] * s[0] + pivots.D[r][1] * s[1] + pivots.D[r][2] * s[2] + pivots.D[r][3] * s[3];
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kPivots; ++r)
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) store(S + (k + r) * stride + j + c * W, p[r][c]);
     const auto row = [&](int i) __attribute__((always_inline)) {
       T *s = S + i * stride + j, *factor = S + i * stride + k;
       V a[C];
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) a[c] = only(load<V>(s + c * W), keep[c]);
+#pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r) {
-        const V f = broadcast<V>(factor[r]);
+        const T f = factor[r];
+#pragma GCC unroll 16
         for (int c = 0; c < C; ++c) a[c] -= f * p[r][c];
       }
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) store(s + c * W, a[c]);
     };
     int i = k + kPivots;
@@ -84,11 +92,12 @@ struct Rows {
       for (; i < k + 2 * kPivots; ++i) row(i);
       ahead->set(S + (k + kPivots) * stride + k + kPivots, stride);
     }
-    for (int above = 0; above < k; ++above) row(above);
     for (; i < rows; ++i) row(i);
+    for (i = 0; i < k; ++i) row(i);
   }
 
   FASTPARAM_INLINE void set_diagonal(const PivotInverse<T>& pivots, int k) const {
+#pragma GCC unroll 16
     for (int r = 0; r < kPivots; ++r) S[(k + r) * stride + k + r] = pivots.delta[r];
   }
 
@@ -143,17 +152,21 @@ FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_
   V sum[2][C] = {};
   int64_t i = 0;
   for (; i + 2 <= n; i += 2)
+#pragma GCC unroll 16
     for (int half = 0; half < 2; ++half)
+#pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
         const V s = load<V>(S + (i + half) * stride + j + c * W);
         sum[half][c] += s * s;
       }
   for (; i < n; ++i)
+#pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
       const V s = load<V>(S + i * stride + j + c * W);
       sum[0][c] += s * s;
     }
   auto ok = ~Vec<MaskElement<T>, W>{};
+#pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
     const V off = sum[0][c] + sum[1][c] - centre;
     const auto beyond = ~first_lanes<T, W>(n - j - c * W);
@@ -170,65 +183,13 @@ FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_
   return ok;
 }
 
-// ---- forward -----------------------------------------------------------------------------------------------------------------------
-
-// How a matrix of order n lies in a work space: rows to a multiple of 4, columns of whole vectors.
-template <class T, int Bytes>
-struct Padded {
-  static constexpr int W = Bytes / sizeof(T);
-  int rows, width, stride;
-  FASTPARAM_INLINE explicit Padded(int64_t n)
-      : rows(static_cast<int>(n + kPivots - 1) / kPivots * kPivots),
-        width((rows + W - 1) / W * W),
-        stride(width > 64 ? width + 16 : width) {}
-};
-
-// Q = 2 S, whose diagonal holds D + 1/2.
-template <class T, int W, class Out>
-FASTPARAM_INLINE void write_doubled(const T* S, int64_t stride, int64_t n, Out* Q) {
-  using V = Vec<Out, W>;
-  const Out* const end = Q + n * n;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; j += W) {
-      Out* q = Q + i * n + j;
-      const auto s = load<Vec<T, W>>(S + i * stride + j);
-      const V v = __builtin_convertvector(s + s, V);
-      if (q + W <= end) store(q, v);  // what reaches into the next row is written again with that row
-      else std::memcpy(q, &v, std::min<int64_t>(W, n - j) * sizeof(Out));
-    }
-}
-
-// In: the type of the parameter and of Q. T: the type of the arithmetic. Returns whether the guard holds; if not, nothing is written.
-template <class T, class In, int Bytes>
-FASTPARAM_INLINE bool rows_forward(const CayleyMap<In>& map, int64_t m, T* S) {
-  constexpr int W = Bytes / sizeof(T);
-  const Padded<T, Bytes> padded(map.n);
-  const SkewTiles<T, W, In> tiles{Source<In>(map, m), S, padded.rows, padded.width, padded.stride, static_cast<T>(map.alpha)};
-  for (int r = 0; r < padded.width; r += W) tiles.tile_row(r);
-  // Float32 is redone in float64, for which only the result counts.
-  if (std::is_same_v<T, In> && !columns_near<T, W>(S, padded.stride, map.n, 0, map.n, T(0), static_cast<T>(kLargestColumn))) return false;
-  Rows<T, Bytes>{S, padded.rows, padded.stride}.invert(padded.width);
-  for (int64_t i = 0; i < map.n; ++i) S[i * padded.stride + i] += T(0.5);
-  if (!columns_near<T, W>(S, padded.stride, map.n, 0, map.n, T(0.25), static_cast<T>(column_tolerance<In>(map.n)) / 4)) return false;
-  write_doubled<T, W>(S, padded.stride, map.n, map.out + m * map.n * map.n);
-  return true;
-}
-
+// How a matrix of order n lies in a work space: rows to a multiple of 4, columns of whole vectors, and from 64 columns on never a whole
+// number of kilobytes from row to row, which would use few sets of the first cache.
 template <class T>
-struct RowsForward {
-  template <int Bytes>
-  static FASTPARAM_INLINE void run(const CayleyMap<T>* map, int64_t begin, int64_t end, void* scratch) {
-    for (int64_t m = begin; m < end; ++m) map->failed[m] = !rows_forward<T, T, Bytes>(*map, m, static_cast<T*>(scratch));
-  }
-};
-
-// Again in float64, the matrices that failed.
-struct RowsAgain {
-  template <int Bytes>
-  static FASTPARAM_INLINE void run(const CayleyMap<float>* map, int64_t begin, int64_t end, void* scratch) {
-    for (int64_t m = begin; m < end; ++m)
-      if (map->failed[m]) map->failed[m] = !rows_forward<double, float, Bytes>(*map, m, static_cast<double*>(scratch));
-  }
+struct Padded {
+  int64_t rows, width, stride;
+  FASTPARAM_INLINE Padded(int64_t n, int64_t lanes)
+      : rows((n + kPivots - 1) / kPivots * kPivots), width((rows + lanes - 1) / lanes * lanes), stride(width > 64 ? width + 16 : width) {}
 };
 
 }  // namespace fastparam::cpu
