@@ -110,7 +110,7 @@ __device__ __forceinline__ void stage_matrix(const Given<T>& given, const T* __r
   }
 }
 
-// The candidate for a pivot with the largest size, of 2 Half lanes side by side; of equals the first row. A NaN wins, and so spreads.
+// The largest candidate for a pivot; of equals the first row. A NaN wins, and so spreads.
 template <class A>
 struct Candidate {
   A size = A(-1);

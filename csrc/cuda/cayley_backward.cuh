@@ -83,7 +83,7 @@ __device__ __forceinline__ void group_barrier() {
 // Q and G: only their addresses, strides and n count.
 template <class T, int N>
 __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, BackwardShape<acc_t<T>, N>::kBlocks)
-    cayley_backward(const Given<T> Q, const Given<T> G, const Gradient<T> gradient, long long batch) {
+    cayley_gradient(const Given<T> Q, const Given<T> G, const Gradient<T> gradient, long long batch) {
   using A = acc_t<T>;
   using S = BackwardShape<A, N>;
   const int lane = threadIdx.x % S::kLanes, group = threadIdx.x / S::kLanes;
