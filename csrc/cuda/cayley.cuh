@@ -29,7 +29,7 @@ struct Limits {
 
 // How a matrix is given: by its strict upper or lower triangle, by the entries above the diagonal row by row, or whole. A whole matrix may
 // be any; one that is not exactly skew takes the path with row exchanges. `inside`: whole, a diagonal block of a larger matrix in
-// elimination, of which M is wanted, unguarded.
+// elimination, of which M - I is wanted, unguarded.
 enum class Layout { upper, lower, packed, whole, inside };
 
 __device__ __forceinline__ bool is_given(Layout layout, int r, int c) {

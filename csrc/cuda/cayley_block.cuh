@@ -1,7 +1,9 @@
 // The Cayley map for larger matrices, up to 128 (double: 64): one block a matrix. The whole matrix stays in registers, an 8 x 8 tile
 // (double: 4 x 4) a thread; shared memory holds the panels of one step. Each step inverts a 16 x 16 diagonal block in one warp
-// (gauss_jordan of cayley_warp.cuh) and updates every tile with 16 products an element. The formula is that of cayley.cuh with blocks
-// for elements: D -= C T, where C are D's columns of the step, zeroed in D, and T = (I + W) R of its rows R, its own columns being I + W.
+// (gauss_jordan of cayley_warp.cuh) and updates every tile with 16 products an element.
+//
+// The step on rows and columns K is that of gauss_jordan with blocks for elements. With W = (I + D_KK)^-1 - I, C the columns D_:K, and T
+// the rows D_K: + W D_K:, but W in columns K:  D_:K = -C,  D_K: = 0,  C_K = -I,  D -= C T.
 // A matrix outside the guard is done again by the same block in shared memory with row exchanges, one at a time.
 #pragma once
 #include "cayley_warp.cuh"
@@ -74,8 +76,7 @@ __device__ __forceinline__ void scale_rows(const Panels<S, A>& panels, int step)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int j = j0 + half * kHalf, at = S::in_panel(i0 + i, j);
-        panels.scaled[at] = j / kPanel == step ? panels.inverse[j % kPanel * kPanel + i0 + i] + (j % kPanel == i0 + i ? A(1) : A(0))
-                                               : panels.rows[at] + sum[i][half];
+        panels.scaled[at] = j / kPanel == step ? panels.inverse[j % kPanel * kPanel + i0 + i] : panels.rows[at] + sum[i][half];
       }
   }
 }
@@ -115,9 +116,19 @@ __device__ __forceinline__ void block_step(A (&a)[S::kTile][S::kTile], const Pan
 #pragma unroll
     for (int c = 0; c < B; ++c)
       if (in_columns) {
-        store4(panels.columns + S::in_panel(column + c, y * B + r), Four<A>{{a[r][c], a[r + 1][c], a[r + 2][c], a[r + 3][c]}});
-        a[r][c] = a[r + 1][c] = a[r + 2][c] = a[r + 3][c] = A(0);
+        Four<A> four;
+#pragma unroll
+        for (int u = 0; u < 4; ++u) {
+          four.v[u] = !in_rows ? a[r + u][c] : row + r + u == column + c ? A(-1) : A(0);
+          a[r + u][c] = -a[r + u][c];
+        }
+        store4(panels.columns + S::in_panel(column + c, y * B + r), four);
       }
+#pragma unroll
+  for (int r = 0; r < B; ++r)
+#pragma unroll
+    for (int c = 0; c < B; ++c)
+      if (in_rows) a[r][c] = A(0);
   __syncthreads();
   if (threadIdx.x < 32) invert_diagonal<S>(panels, step);
   __syncthreads();
@@ -224,7 +235,7 @@ __device__ __forceinline__ bool has_unit_columns(const A* stage, int n, const Li
   return good;
 }
 
-// Q, contiguous; of Layout::inside: M.
+// Q, contiguous; of Layout::inside: M - I.
 template <class T, int N>
 __global__ void __launch_bounds__(BlockShape<acc_t<T>, N>::kThreads, BlockShape<acc_t<T>, N>::kBlocks)
     cayley_block(const Given<T> given, T* __restrict__ Q, Limits<acc_t<T>> limits) {
@@ -254,7 +265,7 @@ __global__ void __launch_bounds__(BlockShape<acc_t<T>, N>::kThreads, BlockShape<
   const Panels<S, A> panels(stage);
 #pragma unroll 1
   for (int step = 0; step < N / kPanel; ++step) block_step<S>(a, panels, step, place);
-  const A factor = guarded ? A(2) : A(1);
+  const A factor = guarded ? A(2) : A(1), diagonal = guarded ? A(1) : A(0);
 #pragma unroll
   for (int r = 0; r < B; ++r)
 #pragma unroll
@@ -262,7 +273,7 @@ __global__ void __launch_bounds__(BlockShape<acc_t<T>, N>::kThreads, BlockShape<
       Four<A> four;
       const int i = place.y * B + r, j = place.x * B + c;
 #pragma unroll
-      for (int u = 0; u < 4; ++u) four.v[u] = factor * a[r][c + u] + (i == j + u ? A(1) : A(0));
+      for (int u = 0; u < 4; ++u) four.v[u] = factor * a[r][c + u] + (i == j + u ? diagonal : A(0));
       if (place.active) store4(stage + S::at(i, j), four);
     }
   __syncthreads();

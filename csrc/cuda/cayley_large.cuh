@@ -1,6 +1,7 @@
 // The Cayley map of matrices too large for one block: the steps of n^2 around the library's matrix products (cayley_large_kernel.cu).
-// For columns K of D, about 128 at a time:  M = (I + D_KK)^-1 (cayley_block);  C = D_:K, D_:K = 0, R = D_K: with I in columns K
-// (split_panels);  T = M R,  D -= C T (products). That is the step of cayley_block, from which M - I returns in place of D.
+// For rows and columns K of D, about 128 at a time:  W = (I + D_KK)^-1 - I (cayley_block);  C = D_:K, R = D_K: without D_KK, -C in D_:K
+// and W in D_KK (split_panels);  D_K: += W R, and of all other rows D -= C D_K: (products). That is the step of gauss_jordan, from which
+// M - I returns in place of D.
 //
 // The guard is cayley.cuh's, but with rows of Q for columns: those are read in order. A matrix that fails is done again by repeat_pivoted.
 #pragma once
@@ -94,10 +95,11 @@ __global__ void __launch_bounds__(kBlock) finish(const acc_t<T>* D, T* Q, unsign
   if (!limits.is_unit(warp_sum(squares))) flags[row / n] = 1;
 }
 
-// Columns [first, first + width) of D to C (n x width), which leaves zeros; these rows of D to R (width x n), I in these columns.
+// With K the rows or columns [first, first + width): D_:K to C (n x width) and D_K: to R (width x n), with 0 for D_KK; leaves -C in D_:K
+// and W in D_KK.
 template <class A>
-__global__ void __launch_bounds__(kBlock) split_panels(A* __restrict__ D, A* __restrict__ C, A* __restrict__ R, long long batch, int n,
-                                                       int first, int width) {
+__global__ void __launch_bounds__(kBlock) split_panels(A* __restrict__ D, const A* __restrict__ W, A* __restrict__ C, A* __restrict__ R,
+                                                       long long batch, int n, int first, int width) {
   const long long e = static_cast<long long>(blockIdx.x) * kBlock + threadIdx.x, size = static_cast<long long>(n) * width;
   const long long matrix = e / size;
   if (matrix >= batch) return;
@@ -106,9 +108,8 @@ __global__ void __launch_bounds__(kBlock) split_panels(A* __restrict__ D, A* __r
   const int ci = k / width, cj = k - ci * width, ri = k / n, rj = k - ri * n;
   A& column = d[static_cast<long long>(ci) * n + first + cj];
   C[e] = column;
-  column = A(0);
-  const bool inside = rj >= first && rj < first + width;
-  R[e] = inside ? (rj - first == ri ? A(1) : A(0)) : d[static_cast<long long>(first + ri) * n + rj];
+  column = ci >= first && ci < first + width ? W[(matrix * width + ci - first) * width + cj] : -column;
+  R[e] = rj >= first && rj < first + width ? A(0) : d[static_cast<long long>(first + ri) * n + rj];
 }
 
 // ---- backward ---------------------------------------------------------------------------------------------------------------------

@@ -45,25 +45,27 @@ void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, 
 
 // D = (I + D)^-1 - I of a batch (b, n, n).
 template <class A>
-void invert(Tensor& D) {
+void invert(const Tensor& D) {
   const int64_t batch = D.size(0), n = D.size(1), most = block_order<A>();
   const int64_t steps = (n + most - 1) / most, width = std::min<int64_t>(most, ((n + steps - 1) / steps + 15) / 16 * 16);
-  const Tensor memory = at::empty({batch * width * (3 * n + width)}, D.options());
+  const Tensor memory = at::empty({batch * width * (2 * n + width)}, D.options());
   A* const d = D.mutable_data_ptr<A>();
   for (int64_t first = 0; first < n; first += width) {
-    const int64_t here = std::min(width, n - first), size = batch * here * n;
+    const int64_t here = std::min(width, n - first), size = batch * here * n, next = first + here;
     const auto part = [&](int64_t at, int64_t rows, int64_t columns) {
       return memory.narrow(0, at, batch * rows * columns).view({batch, rows, columns});
     };
-    const Tensor C = part(0, n, here), R = part(size, here, n), M = part(3 * size, here, here);
-    Tensor T = part(2 * size, here, n);
+    const Tensor C = part(0, n, here), R = part(size, here, n), W = part(2 * size, here, here);
     const Given<A> diagonal{d + first * n + first, n * n, n, static_cast<int>(here), Layout::inside, A(1)};
-    launch_block<A>(diagonal, M.mutable_data_ptr<A>(), batch);
-    split_panels<A><<<grid_of(size, kBlock), kBlock, 0, stream()>>>(d, C.mutable_data_ptr<A>(), R.mutable_data_ptr<A>(), batch,
-                                                                    static_cast<int>(n), static_cast<int>(first), static_cast<int>(here));
+    launch_block<A>(diagonal, W.mutable_data_ptr<A>(), batch);
+    split_panels<A><<<grid_of(size, kBlock), kBlock, 0, stream()>>>(
+        d, W.const_data_ptr<A>(), C.mutable_data_ptr<A>(), R.mutable_data_ptr<A>(), batch, static_cast<int>(n), static_cast<int>(first),
+        static_cast<int>(here));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    at::bmm_out(T, M, R);
-    at::baddbmm_out(D, D, C, T, 1, -1);
+    Tensor rows = D.narrow(1, first, here), above = D.narrow(1, 0, first), below = D.narrow(1, next, n - next);
+    at::baddbmm_out(rows, rows, W, R);
+    if (first > 0) at::baddbmm_out(above, above, C.narrow(1, 0, first), rows, 1, -1);
+    if (next < n) at::baddbmm_out(below, below, C.narrow(1, next, n - next), rows, 1, -1);
   }
 }
 
@@ -75,7 +77,7 @@ void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
   const at::NoTF32Guard full_precision;
   const int64_t n = given.n, rows = batch * n;
   const Limits<A> limits;
-  Tensor D = std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
+  const Tensor D = std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
   const Tensor flags = at::zeros({2 * batch}, Q.options().dtype(at::kInt));
   auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
   A* const d = D.mutable_data_ptr<A>();

@@ -17,7 +17,7 @@ struct Block {
   }
 };
 
-// A diagonal block of a larger matrix: M = (I + D)^-1, whatever the size of D.
+// A diagonal block of a larger matrix: (I + D)^-1 - I, whatever the size of D.
 template <class T>
 static void inside(int n, int order, int first, double norm, double tolerance) {
   Buffer<T> d(static_cast<size_t>(2) * order * order), m(static_cast<size_t>(2) * n * n);
@@ -31,7 +31,7 @@ static void inside(int n, int order, int first, double norm, double tolerance) {
       a[i] = element;
     }
     exact[b] = cayley_reference<double>(a, n);
-    for (int i = 0; i < n * n; ++i) exact[b][i] = (exact[b][i] + (i / n == i % n)) / 2;
+    for (int i = 0; i < n * n; ++i) exact[b][i] = (exact[b][i] - (i / n == i % n)) / 2;
   }
   const Given<T> given{d.data() + first * order + first, static_cast<long long>(order) * order, order, n, Layout::inside, 1};
   Block::run<T>(given, m.data(), 2, {0, 0});  // limits that nothing meets
