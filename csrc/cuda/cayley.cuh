@@ -36,9 +36,7 @@ __device__ __forceinline__ bool is_given(Layout layout, int r, int c) {
   return layout >= Layout::whole || (layout == Layout::lower ? r > c : r < c);
 }
 // Where (r, c) with r < c is among the entries above the diagonal.
-__device__ __forceinline__ long long packed_place(int n, int r, int c) {
-  return static_cast<long long>(r) * (2LL * n - r - 3) / 2 - 1 + c;
-}
+__device__ __forceinline__ long long packed_place(int n, int r, int c) { return static_cast<long long>(r) * (2LL * n - r - 3) / 2 - 1 + c; }
 
 // A batch of matrices X from which A is made.
 template <class T>

@@ -15,8 +15,8 @@ void launch_backward(const Given<T>& Q, const Given<T>& G, const Gradient<T>& gr
   const auto launch = [&](auto N) {
     using S = BackwardShape<acc_t<T>, N>;
     allow_shared<cayley_gradient<T, N>>(S::kSharedBytes);
-    cayley_gradient<T, N><<<grid_of(batch, S::kMatrices), S::kThreads, S::kSharedBytes, c10::cuda::getCurrentCUDAStream()>>>(
-        Q, G, gradient, batch);
+    cayley_gradient<T, N>
+        <<<grid_of(batch, S::kMatrices), S::kThreads, S::kSharedBytes, c10::cuda::getCurrentCUDAStream()>>>(Q, G, gradient, batch);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   };
   if (gradient.n <= kWarpOrder) with_warp_order(gradient.n, launch);

@@ -39,8 +39,8 @@ void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, 
   const Tensor memory = at::empty({teams * TeamMemory::words(given.n, static_cast<int>(size))}, options.dtype(at::kDouble));
   Repeat<T> repeat{given, Q, flags, memory.mutable_data_ptr<double>(), flags + batch, batch, static_cast<int>(teams)};
   void* arguments[] = {&repeat};
-  C10_CUDA_CHECK(cudaLaunchCooperativeKernel(repeat_pivoted<T>, dim3(static_cast<unsigned>(teams * size)), dim3(kBlock), arguments, 0,
-                                             stream()));
+  C10_CUDA_CHECK(
+      cudaLaunchCooperativeKernel(repeat_pivoted<T>, dim3(static_cast<unsigned>(teams * size)), dim3(kBlock), arguments, 0, stream()));
 }
 
 // D = (I + D)^-1 - I of a batch (b, n, n).
@@ -58,9 +58,9 @@ void invert(const Tensor& D) {
     const Tensor C = part(0, n, here), R = part(size, here, n), W = part(2 * size, here, here);
     const Given<A> diagonal{d + first * n + first, n * n, n, static_cast<int>(here), Layout::inside, A(1)};
     launch_block<A>(diagonal, W.mutable_data_ptr<A>(), batch);
-    split_panels<A><<<grid_of(size, kBlock), kBlock, 0, stream()>>>(
-        d, W.const_data_ptr<A>(), C.mutable_data_ptr<A>(), R.mutable_data_ptr<A>(), batch, static_cast<int>(n), static_cast<int>(first),
-        static_cast<int>(here));
+    split_panels<A><<<grid_of(size, kBlock), kBlock, 0, stream()>>>(d, W.const_data_ptr<A>(), C.mutable_data_ptr<A>(),
+                                                                    R.mutable_data_ptr<A>(), batch, static_cast<int>(n),
+                                                                    static_cast<int>(first), static_cast<int>(here));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     Tensor rows = D.narrow(1, first, here), above = D.narrow(1, 0, first), below = D.narrow(1, next, n - next);
     at::baddbmm_out(rows, rows, W, R);
@@ -77,7 +77,8 @@ void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
   const at::NoTF32Guard full_precision;
   const int64_t n = given.n, rows = batch * n;
   const Limits<A> limits;
-  const Tensor D = std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
+  const Tensor D =
+      std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
   const Tensor flags = at::zeros({2 * batch}, Q.options().dtype(at::kInt));
   auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
   A* const d = D.mutable_data_ptr<A>();

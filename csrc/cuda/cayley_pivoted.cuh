@@ -14,8 +14,8 @@ namespace fastparam::cuda {
 
 // Memory of one team of `size` blocks for matrices of order n, in doubles; ints count half.
 struct TeamMemory {
-  double *matrix, *sizes;       // n x n; of the candidates, two generations
-  int *rows, *pivots, *ranks;   // of the candidates; gauss_jordan's
+  double *matrix, *sizes;      // n x n; of the candidates, two generations
+  int *rows, *pivots, *ranks;  // of the candidates; gauss_jordan's
 
   static __host__ __device__ long long words(int n, int size) { return static_cast<long long>(n) * n + 3 * size + n; }
   __device__ TeamMemory(double* memory, int n, int size)
@@ -48,7 +48,13 @@ struct Member {
   const int lane, warp;
 
   __device__ Member(const Given<T>& given, const TeamMemory& m, int number, int size)
-      : given(given), m(m), n(given.n), number(number), size(size), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
+      : given(given),
+        m(m),
+        n(given.n),
+        number(number),
+        size(size),
+        lane(threadIdx.x % 32),
+        warp(threadIdx.x / 32) {}
   __device__ __forceinline__ double* row(int i) const { return m.matrix + static_cast<long long>(i) * n; }
   __device__ __forceinline__ int first() const { return number + warp * size; }
   __device__ __forceinline__ int step() const { return kBlock / 32 * size; }

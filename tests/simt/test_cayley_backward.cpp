@@ -23,9 +23,8 @@ int main(int argc, char**) {
   const auto check = [&](auto zero, int n, int batch) {
     using T = decltype(zero);
     GradientCase<T> test(n, batch, kLayouts[turn % 4], turn / 4 % 2 ? 1 : -0.5, turn / 2 % 3);
-    each_schedule(quick, turn++, [&] {
-      test.verify([&](const Gradient<T>& gradient) { launch<T>(test.of_q(), test.of_g(), gradient, batch); });
-    });
+    each_schedule(quick, turn++,
+                  [&] { test.verify([&](const Gradient<T>& gradient) { launch<T>(test.of_q(), test.of_g(), gradient, batch); }); });
   };
   guarded("float", [&] {
     for (int n : {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 64, 65, 80, 100, 112, 128})

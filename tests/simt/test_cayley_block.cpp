@@ -2,7 +2,7 @@
 #include "simt.h"  // before the device code
 
 #include "../../csrc/cuda/cayley_block.cuh"
-#include "test_cayley.h"
+#include "test_cayley_forward.h"
 
 struct Block {
   template <class T>
@@ -47,7 +47,7 @@ int main(int argc, char**) {
     for (int n : {1, 33, 40, 48, 49, 64, 65, 80, 81, 96, 100, 112, 127, 128}) {
       if (quick && n > 65 && n % 16) continue;
       for (int family = 0; family < kFamilyCount; ++family)
-        for (double norm : {0.1, 1., 10., 100., 1e4}) {
+        for (double norm : {0.1, 1., 5., 10., 100., 1e4}) {
           if ((quick ? n > 48 : n > 65) && (family + tests.turn) % 3) {
             ++tests.turn;
             continue;

@@ -5,6 +5,7 @@
 #include "../../csrc/cuda/cayley_block.cuh"
 #include "../../csrc/cuda/cayley_large.cuh"
 #include "../../csrc/cuda/cayley_pivoted.cuh"
+#include "test_cayley_forward.h"
 #include "test_cayley_gradient.h"
 
 static unsigned blocks_for(long long items, int per_block) { return static_cast<unsigned>((items + per_block - 1) / per_block); }

@@ -2,7 +2,7 @@
 #include "simt.h"  // before the device code
 
 #include "../../csrc/cuda/cayley_pivoted.cuh"
-#include "test_cayley.h"
+#include "test_cayley_forward.h"
 
 // Teams of several blocks wait for each other, which blocks one after the other cannot: their phases are launches here.
 struct Phase {
@@ -71,7 +71,8 @@ static void only_the_flagged() {
   Buffer<unsigned> flags(5), arrived(2);
   arrived[0] = arrived[1] = 0;
   for (int b = 0; b < 5; ++b) flags[b] = b % 2;
-  simt::launch(2, kBlock, 0, repeat_pivoted<float>, Repeat<float>{input.given(), q.data(), flags.data(), memory.data(), arrived.data(), 5, 2});
+  simt::launch(2, kBlock, 0, repeat_pivoted<float>,
+               Repeat<float>{input.given(), q.data(), flags.data(), memory.data(), arrived.data(), 5, 2});
   for (int b = 0; b < 5; ++b) CHECK(all_finite(&q[b * 36], 36) == (b % 2 == 1), "flagged: %d", b % 2);
 }
 
