@@ -5,6 +5,7 @@
 #include "test_cayley_forward.h"
 
 struct Block {
+  static constexpr bool kGuarded = true;
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>> limits) {
     const auto launch = [&](auto N) {

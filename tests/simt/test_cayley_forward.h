@@ -4,7 +4,7 @@
 
 #include "test_cayley.h"
 
-// Launch: a type with run<T>(given, Q, batch, limits).
+// Launch: a type with run<T>(given, Q, batch, limits), and kGuarded: whether limits count.
 template <class Launch>
 struct ForwardTests {
   const bool quick;
@@ -119,18 +119,29 @@ struct ForwardTests {
       any.put(b, other);
     }
     each_schedule(quick, turn++, [&] {
-      Buffer<float> p(static_cast<size_t>(batch) * n * n), q(p.size()), r(p.size());
+      const size_t size = n * n, all = batch * size;
+      Buffer<float> p(all), q(all), r(all), exchanged(all), any_exchanged(all);
+      const Limits<float> none_meets{-1, -1};
       Launch::template run<float>(upper.given(), p.data(), batch, {});
       Launch::template run<float>(skew.given(), q.data(), batch, {});
       Launch::template run<float>(any.given(), r.data(), batch, {});
-      CHECK(std::equal(p.data(), p.data() + p.size(), q.data()), "whole and triangle differ, n=%d", n);
+      Launch::template run<float>(upper.given(), exchanged.data(), batch, none_meets);
+      Launch::template run<float>(any.given(), any_exchanged.data(), batch, none_meets);
+      const auto same = [&](Buffer<float>& one, Buffer<float>& other, int b) {
+        return std::memcmp(&one[b * size], &other[b * size], size * sizeof(float)) == 0;
+      };
       for (int b = 0; b < batch; ++b) {
-        const float* here = &r[static_cast<size_t>(b) * n * n];
+        CHECK(same(p, q, b), "whole and triangle differ, n=%d matrix=%d", n, b);
+        CHECK(!Launch::kGuarded || n < 4 || !same(p, exchanged, b), "rows are exchanged without need, n=%d matrix=%d", n, b);
+        CHECK(b % 4 == 3 || same(r, any_exchanged, b), "rows are not exchanged, n=%d matrix=%d", n, b);
+        const float* here = &r[b * size];
         const auto exact = cayley_reference<double>(any.aA[b], n);
-        double size = 0;
-        for (double x : exact) size = std::max(size, std::fabs(x));
+        double largest = 0;
+        for (double x : exact) largest = std::max(largest, std::fabs(x));
         if (b % 4 == 3) CHECK(!all_finite(here, n * n), "singular, n=%d matrix=%d", n, b);
-        else CHECK(size > 1e3 || distance(here, exact, n * n) <= 8 * n * size * size * kEpsilon<float>, "whole, n=%d matrix=%d", n, b);
+        else
+          CHECK(largest > 1e3 || distance(here, exact, n * n) <= 8 * n * largest * largest * kEpsilon<float>, "whole, n=%d matrix=%d", n,
+                b);
       }
     });
   }

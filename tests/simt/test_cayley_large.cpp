@@ -47,6 +47,7 @@ static void invert(A* D, int batch, int n) {
 }
 
 struct Large {
+  static constexpr bool kGuarded = true;
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>> limits) {
     using A = acc_t<T>;

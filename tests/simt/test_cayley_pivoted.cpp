@@ -29,6 +29,7 @@ __global__ void write_phase(const Given<T> given, Phase p, T* Q, bool finite) {
 static int team_size = 1;  // of the next run
 
 struct Pivoted {
+  static constexpr bool kGuarded = false;
   // Every matrix is flagged; limits play no part.
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>>) {
