@@ -93,19 +93,27 @@ __device__ __forceinline__ A* dynamic_shared() {
 constexpr int ceil_pow2(int n) { return n <= 1 ? 1 : 2 * ceil_pow2((n + 1) / 2); }
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// aA of one matrix, whole, into stage[S::at(r, c)]; 0 outside order (n, or 0 for a group of lanes without a matrix).
-template <class S, int Lanes, class T, class A>
-__device__ __forceinline__ void stage_matrix(const Given<T>& given, const T* __restrict__ x, A* stage, int order, int lane) {
-  const bool whole = given.layout >= Layout::whole;
+// aA of one matrix, whole, into stage[S::at(r, c)]; 0 outside order (n, or 0 for a group of lanes without a matrix). The kind of layout is
+// decided once, outside the loop: it costs more than the load in small matrices.
+template <class S, int Lanes, bool Whole, bool Packed, class T, class A>
+__device__ __forceinline__ void stage_elements(const Given<T>& given, const T* __restrict__ x, A* stage, int order, int lane) {
+  const bool lower = given.layout == Layout::lower;
 #pragma unroll 8
   for (int e = lane; e < S::N * S::N; e += Lanes) {
     const int r = e / S::N, c = e % S::N;
-    if (!whole && r == c) stage[S::at(r, c)] = A(0);
-    if (!given.has(r, c)) continue;
-    const A a = r < order && c < order ? given.alpha * static_cast<A>(x[given.place(r, c)]) : A(0);
+    if (!Whole && r == c) stage[S::at(r, c)] = A(0);
+    if (!Whole && (Packed || !lower ? r >= c : r <= c)) continue;
+    const long long place = Packed ? r * (2 * given.n - r - 3) / 2 - 1 + c : r * given.row_stride + c;
+    const A a = r < order && c < order ? given.alpha * static_cast<A>(x[place]) : A(0);
     stage[S::at(r, c)] = a;
-    if (!whole) stage[S::at(c, r)] = -a;
+    if (!Whole) stage[S::at(c, r)] = -a;
   }
+}
+template <class S, int Lanes, class T, class A>
+__device__ __forceinline__ void stage_matrix(const Given<T>& given, const T* x, A* stage, int order, int lane) {
+  if (given.layout >= Layout::whole) stage_elements<S, Lanes, true, false>(given, x, stage, order, lane);
+  else if (given.layout == Layout::packed) stage_elements<S, Lanes, false, true>(given, x, stage, order, lane);
+  else stage_elements<S, Lanes, false, false>(given, x, stage, order, lane);
 }
 
 // The largest candidate for a pivot; of equals the first row. A NaN wins, and so spreads.

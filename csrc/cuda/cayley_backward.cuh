@@ -14,15 +14,18 @@ struct Gradient {
   Layout layout;
   acc_t<T> alpha;
 
-  // P^T G P^T at (r, c) and at (c, r) in.
-  __device__ __forceinline__ void put(long long matrix, int r, int c, acc_t<T> here, acc_t<T> there) const {
+  __device__ __forceinline__ T* matrix(long long b) const {
+    const long long square = static_cast<long long>(n) * n;
+    return data + b * (layout == Layout::packed ? (square - n) / 2 : square);
+  }
+  // P^T G P^T at (r, c) and at (c, r) into the matrix d.
+  __device__ __forceinline__ void put(T* d, int r, int c, acc_t<T> here, acc_t<T> there) const {
     using A = acc_t<T>;
     const A scale = A(-0.5) * alpha;
     const bool given = is_given(layout, r, c);
     const T value = static_cast<T>(layout == Layout::whole ? scale * here : given ? scale * (here - there) : A(0));
-    const long long size = static_cast<long long>(n) * n, packed = static_cast<long long>(n) * (n - 1) / 2;
-    if (layout != Layout::packed) data[matrix * size + static_cast<long long>(r) * n + c] = value;
-    else if (given) data[matrix * packed + packed_place(n, r, c)] = value;
+    if (layout != Layout::packed) d[static_cast<long long>(r) * n + c] = value;
+    else if (given) d[packed_place(n, r, c)] = value;
   }
 };
 
@@ -92,6 +95,7 @@ __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, Backward
   const T *const from_q = Q.matrix(matrix < batch ? matrix : 0), *const from_g = G.matrix(matrix < batch ? matrix : 0);
   A* const p = dynamic_shared<A>() + group * 2 * N * S::kLd;
   A* const g = p + N * S::kLd;
+  T* const d = gradient.matrix(matrix);
   const bool active = lane < S::kY * S::kX;
   const int y = active ? lane / S::kX : 0, x = active ? lane % S::kX : 0;
 
@@ -115,7 +119,7 @@ __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, Backward
 #pragma unroll 4
   for (int e = lane; e < N * N; e += S::kLanes) {
     const int r = e / N, c = e % N;
-    if (r < order && c < order) gradient.put(matrix, r, c, g[c * S::kLd + r], g[r * S::kLd + c]);
+    if (r < order && c < order) gradient.put(d, r, c, g[c * S::kLd + r], g[r * S::kLd + c]);
   }
 }
 

@@ -133,6 +133,7 @@ __global__ void __launch_bounds__(kBlock) project(const acc_t<T>* __restrict__ Z
   const TilePair pair(gradient.n, false);
   const int n = gradient.n;
   const A* const z = Z + static_cast<long long>(pair.matrix) * n * n;
+  T* const d = gradient.matrix(pair.matrix);
 #pragma unroll
   for (int i = pair.y; i < kSquare; i += kSquareRows) {
     if (pair.row + i < n && pair.column + pair.x < n) given[i][pair.x] = z[static_cast<long long>(pair.row + i) * n + pair.column + pair.x];
@@ -143,9 +144,9 @@ __global__ void __launch_bounds__(kBlock) project(const acc_t<T>* __restrict__ Z
 #pragma unroll
   for (int i = pair.y; i < kSquare; i += kSquareRows) {
     if (pair.row + i < n && pair.column + pair.x < n)
-      gradient.put(pair.matrix, pair.row + i, pair.column + pair.x, given[i][pair.x], mirrored[pair.x][i]);
+      gradient.put(d, pair.row + i, pair.column + pair.x, given[i][pair.x], mirrored[pair.x][i]);
     if (pair.row != pair.column && pair.column + i < n && pair.row + pair.x < n)
-      gradient.put(pair.matrix, pair.column + i, pair.row + pair.x, mirrored[i][pair.x], given[pair.x][i]);
+      gradient.put(d, pair.column + i, pair.row + pair.x, mirrored[i][pair.x], given[pair.x][i]);
   }
 }
 
