@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from measure import Case, Map, Op, grid
+from measure import Case, Map, Op, grid, weight_of
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.prune import CustomFromMask
 
 import fastparam
@@ -69,19 +68,13 @@ class Eager(nn.Module):
 
 
 def layers(X: Tensor) -> dict[str, Map]:
-    """Access to ``layer.weight``: the floor is a parametrization that does nothing, torch's own machinery."""
-
-    def access(module: nn.Module) -> Map:
-        layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
-        layer.weight = nn.Parameter(X)
-        parametrize.register_parametrization(layer, "weight", module)
-        return lambda _: layer.weight
+    """The floor is a parametrization that does nothing: torch's own machinery."""
 
     mask = draw(X, tuple(X.shape))
     return {
-        "eager": access(Eager(mask.to(X.dtype))),
-        "fastparam": access(fastparam.Pruning.from_mask(mask)),
-        "floor": access(nn.Identity()),
+        "eager": weight_of(X, Eager(mask.to(X.dtype))),
+        "fastparam": weight_of(X, fastparam.Pruning.from_mask(mask)),
+        "floor": weight_of(X, nn.Identity()),
     }
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from measure import Case, Map, Op, grid
+from measure import Case, Map, Op, grid, weight_of
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 import fastparam
 from fastparam import _reference
@@ -27,15 +26,9 @@ class Eager(nn.Module):
 
 
 def layers(X: Tensor) -> dict[str, Map]:
-    """Access to ``layer.weight``: the floor is a parametrization that does nothing, torch's own machinery."""
+    """The floor is a parametrization that does nothing: torch's own machinery."""
 
-    def access(module: nn.Module) -> Map:
-        layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
-        layer.weight = nn.Parameter(X)
-        parametrize.register_parametrization(layer, "weight", module)
-        return lambda _: layer.weight
-
-    return {"eager": access(Eager()), "fastparam": access(fastparam.Symmetric()), "floor": access(nn.Identity())}
+    return {"eager": weight_of(X, Eager()), "fastparam": weight_of(X, fastparam.Symmetric()), "floor": weight_of(X, nn.Identity())}
 
 
 CALLS = ((4, 4), (8, 8), (16, 16))

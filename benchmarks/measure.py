@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Map = Callable[[Tensor], Tensor]
 
@@ -95,6 +97,14 @@ class Result:
     share: float = 1.0
     error: float = math.nan
     failure: str = ""
+
+
+def weight_of(X: Tensor, module: nn.Module) -> Map:
+    """Returns access to ``layer.weight`` where the raw weight is X and the module parametrizes it."""
+    layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
+    layer.weight = nn.Parameter(X)
+    parametrize.register_parametrization(layer, "weight", module)
+    return lambda _: layer.weight
 
 
 def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
@@ -228,17 +238,20 @@ def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result
 def take_turns(
     steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float
 ) -> None:
-    """Runs rounds until the budget is spent; who goes first changes from round to round, and so does the input."""
-    order, spent, rounds = list(steps), 0.0, 0
+    """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data in the caches.
+
+    The input changes from round to round.
+    """
+    order, spent, rounds, draw = list(steps), 0.0, 0, random.Random(0)
     running, start = time.thread_time(), time.perf_counter()
     while rounds < 7 or (spent < budget and rounds < 201):
+        draw.shuffle(order)
         for name in order:
             calls = results[name].calls
             batch = [inputs[(rounds * calls + i) % len(inputs)] for i in range(calls)]
             seconds = clock(steps[name], batch)
             results[name].seconds.append(seconds / calls)
             spent += seconds
-        order = order[1:] + order[:1]
         rounds += 1
     if not inputs[0][0].is_cuda:  # a thread that waits for the GPU may sleep
         share = (time.thread_time() - running) / (time.perf_counter() - start)

@@ -47,9 +47,9 @@ COLUMNS = (
 
 LEGEND = f"""Times are medians of rounds in which the contenders take turns; "over eager", "over compile" and "of floor" (our time as a
 multiple of the floor's) are medians of the quotients within a round. Peak bytes count the result and everything allocated on the way to
-it. The error is the largest one against float64, relative to the largest entry: of the result, or of the gradient. Bold: here we lose,
-or take more than {FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a
-core; measure again.
+it, not what is there before: a weight, or its mask, which takes 4 bytes an element in float32, 1 as bool, 1/8 packed. The error is the
+largest one against float64, relative to the largest entry: of the result, or of the gradient. Bold: here we lose, or take more than
+{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core; measure again.
 """
 
 
