@@ -30,7 +30,7 @@ test: tools
 	$(PY) -m pytest -q
 
 bench: tools
-	$(BUILD) ".[bench]"
+	$(BUILD) ".[bench,rivals]"
 	$(PY) -m pytest -q benchmarks --save-results
 
 lint: tools

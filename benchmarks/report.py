@@ -128,10 +128,10 @@ def cells(row: Row) -> tuple[str, ...]:
 def contenders(row: Row) -> Iterator[tuple[str, ...]]:
     """Yields the cells of all that took part in a row, in the order of CONTENDERS."""
     labels = tuple(row[key] for key in COLUMNS[:5])
+    times = {"fastparam": 1.0, "floor": 1 / row["of_floor"], **row["over"]}
     for name, us in row["us"].items():
         error, defect = (f"{row[key][name]:.0e}" if name in row[key] else "-" for key in ("errors", "defects"))
-        times = us / row["us"]["fastparam"]
-        yield (*labels, name, f"{us:.1f}", f"{times:.2f}x", str(row["peak_bytes"][name]), error, defect)
+        yield (*labels, name, f"{us:.1f}", f"{times[name]:.2f}x", str(row["peak_bytes"][name]), error, defect)
     for name, failure in row["failures"].items():
         yield (*labels, name, failure, "-", "-", "-", "-")
 
