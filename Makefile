@@ -32,7 +32,7 @@ test: tools
 	$(PY) -m pytest -q
 
 bench: tools
-	$(BUILD) ".[bench]"
+	$(BUILD) ".[bench,rivals]"
 	$(PY) -m pytest -q benchmarks --save-results
 
 # Installs nothing: it works offline, in place, and says what is missing.

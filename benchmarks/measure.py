@@ -11,8 +11,9 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 Map = Callable[[Tensor], Tensor]
+Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -40,18 +42,26 @@ class Work:
 class Op:
     """What competes: ``build(X)`` returns the contenders by name, with whatever state (a mask, a layer) inputs like X need.
 
-    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from "eager".
+    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from "eager". A contender that
+    is None is not installed. ``draw`` makes the input for a result of the given shape. ``means`` has the map of a contender that, on
+    purpose, computes another than "eager"; ``defect`` says how far a result is from what it should be, whatever the input was.
     """
 
     name: str
-    build: Callable[[Tensor], dict[str, Map]]
+    build: Callable[[Tensor], Mapping[str, Map | None]]
     contenders: tuple[str, ...] = ("eager", "compile", "fastparam", "floor")
     work: Work | None = None
+    draw: Draw = lambda shape, generator: torch.randn(shape, generator=generator, device=generator.device)
+    means: Mapping[str, Map] = field(default_factory=dict)
+    defect: Callable[[Tensor], float] | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates nothing."""
+    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates nothing.
+
+    ``shape`` is that of the result.
+    """
 
     op: Op
     shape: tuple[int, ...]
@@ -59,6 +69,7 @@ class Case:
     device: str = "cpu"
     backward: bool = False
     quick: bool = False
+    rounds: int = 7  # at least
 
     @property
     def moved(self) -> float:
@@ -91,10 +102,11 @@ def grid(
     quick: Iterable[tuple[int, ...]] = (),
     passes: Iterable[bool] = (False, True),
     devices: Iterable[str] = DEVICES,
+    rounds: int = Case.rounds,
 ) -> Iterator[Case]:
     """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short table."""
     for device, dtype, shape, backward in product(devices, dtypes, shapes, passes):
-        yield Case(op, shape, dtype, device, backward, quick=shape in quick)
+        yield Case(op, shape, dtype, device, backward, shape in quick, rounds)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class Settings:
 
 @dataclass
 class Result:
-    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative error.
+    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative error, defect.
 
     ``share`` is the part of the race's time in which its thread was running; 1 on a machine that does nothing else.
     """
@@ -118,6 +130,7 @@ class Result:
     peak: int = 0
     share: float = 1.0
     error: float = math.nan
+    defect: float = math.nan
     failure: str = ""
 
 
@@ -137,10 +150,12 @@ def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
         sets = max(4 if size > 2**23 else 8, min(64, cache // size))
     generator = torch.Generator(case.device).manual_seed(0)
 
-    def draw() -> Tensor:
-        return torch.randn(case.shape, generator=generator, device=case.device).to(case.dtype)
+    def sample() -> tuple[Tensor, ...]:
+        X = case.op.draw(case.shape, generator).to(case.dtype)
+        G = torch.randn(case.shape, generator=generator, device=case.device).to(case.dtype)
+        return (X.requires_grad_(), G) if case.backward else (X,)
 
-    return [(draw().requires_grad_(), draw()) if case.backward else (draw(),) for _ in range(sets)]
+    return [sample() for _ in range(sets)]
 
 
 def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -202,20 +217,32 @@ def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float
 def calls_per_round(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
     """Returns how many calls make a round long enough for the clock (and, on CUDA, for the synchronisation not to count)."""
     enough = 1e-3 if args[0].is_cuda else 2e-4
-    clock(step, [args] * 2)
+    if clock(step, [args]) > 0.1:
+        return 1
+    clock(step, [args])
     once = min(clock(step, [args]) for _ in range(3))
     if once < enough / 10:
         once = clock(step, [args] * 10) / 10
     return max(1, min(1000, math.ceil(enough / once)))
 
 
-def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
-    """Builds every contender's step and judges its output against eager in float64."""
-    built = case.op.build(probe[0].detach())
+def truth(case: Case, probe: tuple[Tensor, ...]) -> Callable[[str], Tensor]:
+    """Returns the function that says, from float64, what a contender should return."""
     wide = tuple(t.detach().double().requires_grad_(t.requires_grad) for t in probe)
-    reference = case.op.build(wide[0].detach())["eager"]
-    expected = forward_backward(reference, wide)(*wide) if case.backward else reference(wide[0])
+    means = dict(case.op.means)
+    if "eager" not in means:
+        means["eager"] = case.op.build(wide[0].detach())["eager"]
 
+    @cache
+    def value(meant: Map) -> Tensor:
+        return (forward_backward(meant, wide)(*wide) if case.backward else meant(wide[0])).detach()
+
+    return lambda name: value(means.get(name, means["eager"]))
+
+
+def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
+    """Builds every contender's step and judges its output against float64."""
+    built, expected = dict(case.op.build(probe[0].detach())), truth(case, probe)
     steps: dict[str, Callable[..., Tensor]] = {}
     results = {name: Result() for name in case.op.contenders}
     for name, result in results.items():
@@ -225,8 +252,12 @@ def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[
                 continue
             torch._dynamo.reset()
             built[name] = torch.compile(built["eager"], dynamic=False)
+        contender = built[name]
+        if contender is None:
+            result.failure = "absent"
+            continue
         try:
-            step = forward_backward(built[name], probe) if case.backward else built[name]
+            step = forward_backward(contender, probe) if case.backward else contender
             actual = step(*probe)
         except Exception as error:
             if name != "compile":
@@ -235,7 +266,9 @@ def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[
             continue
         steps[name] = step
         if name != "floor":
-            result.error = relative_error(actual.detach(), expected.detach())
+            result.error = relative_error(actual.detach(), expected(name))
+            if case.op.defect:
+                result.defect = case.op.defect(contender(probe[0]).detach())
     eps = torch.finfo(case.dtype).eps
     limit = 2 * results["eager"].error + 8 * math.sqrt(case.shape[-1]) * eps
     assert results["fastparam"].error <= limit, f"{case}: error {results['fastparam'].error:.1e} is beyond {limit:.1e}"
@@ -256,7 +289,7 @@ def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result
     collecting = gc.isenabled()
     gc.disable()
     try:
-        take_turns(steps, results, inputs, settings.budget)
+        take_turns(steps, results, inputs, settings.budget, case.rounds)
     finally:
         if collecting:
             gc.enable()
@@ -264,7 +297,7 @@ def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result
 
 
 def take_turns(
-    steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float
+    steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float, least: int
 ) -> None:
     """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data in the caches.
 
@@ -272,7 +305,7 @@ def take_turns(
     """
     order, spent, rounds, draw = list(steps), 0.0, 0, random.Random(0)
     running, start = time.thread_time(), time.perf_counter()
-    while rounds < 7 or (spent < budget and rounds < 201):
+    while rounds < least or (spent < budget and rounds < 201):
         draw.shuffle(order)
         for name in order:
             calls = results[name].calls

@@ -7,6 +7,7 @@ those files only: ``--write FILE`` fills the part of a document between its "res
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,14 @@ COLUMNS = (
     "note",
 )
 
+CONTENDERS = (*COLUMNS[:5], "contender", "us", "of fastparam", "peak bytes", "error", "orthogonality")
+
 LEGEND = f"""Times are medians of rounds in which the contenders take turns; "over eager", "over compile" and "of floor" (our time as a
 multiple of the floor's) are medians of the quotients within a round. Peak bytes count the result and everything allocated on the way to
 it, not what is there before: a weight, or its mask, which takes 4 bytes an element in float32, 1 as bool, 1/8 packed. The error is the
 largest one against float64, relative to the largest entry: of the result, or of the gradient. Bold: here we lose, or take more than
-{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core; measure again.
+{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core;
+measure again. Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judged in each contender's own convention.
 """
 
 
@@ -73,6 +77,9 @@ def make_row(family: str, case: Case, results: dict[str, Result]) -> Row:
         "peak_bytes": {name: result.peak for name, result in timed.items()},
         "error": ours.error,
         "eager_error": eager.error,
+        "errors": {name: result.error for name, result in timed.items() if name != "floor"},
+        "defects": {name: result.defect for name, result in timed.items() if not math.isnan(result.defect)},
+        "failures": {name: result.failure for name, result in results.items() if result.failure},
         "rounds": len(ours.seconds),
         "share": ours.share,
         "noise": max(statistics.median(result.seconds) / min(result.seconds) for result in timed.values()),
@@ -92,6 +99,7 @@ def notes(row: Row) -> str:
         found.append(f"{row['beyond_floor_us']:+.1f} us over the identity")
     elif row["of_floor"] is not None and row["of_floor"] > FLOOR:
         found.append(f"**> {FLOOR} floor**")
+    found += [f"{name} absent" for name, failure in row.get("failures", {}).items() if failure == "absent"]
     if disturbed(row):
         found.append(f"disturbed ({row['noise']:.1f}, {row['share']:.0%})")
     return ", ".join(found)
@@ -118,13 +126,28 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def contenders(row: Row) -> Iterator[tuple[str, ...]]:
+    """Yields the cells of all that took part in a row, in the order of CONTENDERS."""
+    labels = tuple(row[key] for key in COLUMNS[:5])
+    times = {"fastparam": 1.0, "floor": 1 / row["of_floor"], **row["over"]}
+    for name, us in row["us"].items():
+        error, defect = (f"{row[key][name]:.0e}" if name in row[key] else "-" for key in ("errors", "defects"))
+        yield (*labels, name, f"{us:.1f}", f"{times[name]:.2f}x", str(row["peak_bytes"][name]), error, defect)
+    for name, failure in row["failures"].items():
+        yield (*labels, name, failure, "-", "-", "-", "-")
+
+
 def markdown(rows: Iterable[Row]) -> str:
-    """Returns the table, aligned, so that it reads the same in a terminal and in a document."""
-    return aligned([COLUMNS, *map(cells, rows)], numbers=range(5, len(COLUMNS) - 1))
+    """Returns the table of all rows, and below it that of all contenders of those whose results should be orthogonal."""
+    rows = list(rows)
+    tables = [aligned([COLUMNS, *map(cells, rows)], range(5, len(COLUMNS) - 1))]
+    if detailed := [row for row in rows if row.get("defects")]:
+        tables.append(aligned([CONTENDERS, *(line for row in detailed for line in contenders(row))], range(6, len(CONTENDERS))))
+    return "\n\n".join(tables)
 
 
 def aligned(table: list[tuple[str, ...]], numbers: range) -> str:
-    """Returns a Markdown table of these cells, the first line its heading, with the columns of numbers to the right."""
+    """Returns a Markdown table whose columns are aligned, so that it reads the same in a terminal and in a document."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
 
     def line(row: tuple[str, ...]) -> str:
@@ -234,7 +257,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
-HIGHLIGHTS = ("1024x1024", "8x512x512", "512x512x3x3", "8x8")
+HIGHLIGHTS = ("1024x1024", "8x512x512", "512x512x3x3", "8x8", "256x32x32", "1024x64")
 
 
 def highlights(path: Path) -> str:
@@ -244,7 +267,7 @@ def highlights(path: Path) -> str:
     for run in saved["families"].values():
         about = run["environment"]
         lines += [f"{saved['device']}, torch {about['torch']}, {about['date']} ([all rows](benchmarks/results/{path.stem}.md)):", ""]
-        lines += ["| op | shape | pass | eager us | fastparam us | times eager | times `clone()` |", "|---|---|---|--:|--:|--:|--:|"]
+        lines += ["| op | shape | pass | eager us | fastparam us | times eager | times the floor |", "|---|---|---|--:|--:|--:|--:|"]
         for row in run["rows"]:
             if row["shape"] in HIGHLIGHTS and row["dtype"] == "float32" and not row["op"].startswith("layer."):
                 us, over = row["us"], row["over"]["eager"]

@@ -1,0 +1,231 @@
+"""Orthogonal weights by the Cayley map: exact solves, PEFT's truncated series, torch's and geotorch's own, and matrix products.
+
+The contenders keep their own conventions (sign and scale of alpha, triangle): none is charged a conversion, and each is judged
+by the map that it means, the truncated series by the exact map that it approximates. Inputs have a spectral norm of about 1, unless
+the name of the op says another. geotorch and PEFT come with the extra "rivals"; without it they show as absent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from measure import Case, Draw, Map, Op, grid, weight_of
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+import fastparam
+from fastparam import _reference
+from fastparam.functional import skew_cayley, skew_cayley_packed, stiefel_cayley
+
+
+@cache
+def optional(module: str, name: str) -> Any:
+    """Returns a class of a package that may not be installed, or None."""
+    try:
+        return getattr(import_module(module), name)
+    except ImportError:
+        return None
+
+
+def identity(X: Tensor) -> Tensor:
+    return torch.eye(X.shape[-1], device=X.device, dtype=X.dtype)
+
+
+class Product(torch.autograd.Function):
+    """The floor of a square map: one matrix product forward, two backward; what they multiply is not the question."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor, S: Tensor) -> Tensor:
+        ctx.save_for_backward(X, S)
+        return S @ S
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
+        X, S = ctx.saved_tensors
+        _ = S @ G @ S
+        return X, None
+
+
+class TallProduct(torch.autograd.Function):
+    """The floor of a tall map: B^T B and B C^-1 forward, three products of that size backward."""
+
+    @staticmethod
+    def forward(ctx: Any, X: Tensor) -> Tensor:
+        C = X.mT @ X
+        ctx.save_for_backward(X, C)
+        return X @ C
+
+    @staticmethod
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        X, C = ctx.saved_tensors
+        return G @ C + X @ (X.mT @ G)
+
+
+def torch_orthogonal(X: Tensor) -> Map:
+    """torch's ``orthogonal`` at its cheapest: without the product that trivialization adds."""
+    module = nn.Module()
+    module.weight = nn.Parameter(X)
+    return orthogonal(module, "weight", "cayley", use_trivialization=False).parametrizations.weight[0]
+
+
+def geotorch(X: Tensor) -> Map | None:
+    """geotorch's module, which multiplies by a base point; here the identity, so that its values compare."""
+    square = X.shape[-2] == X.shape[-1]
+    make = optional("geotorch", "SO" if square else "Stiefel")
+    if make is None:
+        return None
+    module = make(X.shape, triv="cayley").to(X.device, X.dtype)
+    module.base.copy_(torch.eye(module.n))
+    return module
+
+
+def square(X: Tensor) -> dict[str, Map | None]:
+    """X in full. The eager chain is the tutorial's: ``Skew``, then its ``CayleyMap`` with the identity as a buffer."""
+    I, S = identity(X), X.clone()
+
+    def eager(X: Tensor) -> Tensor:
+        T = X.triu(1)
+        A = T - T.mT
+        return torch.linalg.solve(I + A, I - A)
+
+    return {
+        "eager": eager,
+        "torch orthogonal": torch_orthogonal(X),
+        "geotorch": geotorch(X),
+        "fastparam": skew_cayley,
+        "floor": lambda X: Product.apply(X, S),
+    }
+
+
+def packed(v: Tensor) -> dict[str, Map | None]:
+    """The entries above the diagonal, as OFT keeps them. The eager chain is the tutorial's, on the unpacked vector."""
+    n = math.isqrt(2 * v.shape[-1]) + 1
+    rows, columns = torch.triu_indices(n, n, 1, device=v.device)
+    I = torch.eye(n, device=v.device, dtype=v.dtype)
+    S = v.new_ones(*v.shape[:-1], n, n)
+
+    def eager(v: Tensor) -> Tensor:
+        T = v.new_zeros(*v.shape[:-1], n, n)
+        T[..., rows, columns] = v
+        A = T - T.mT
+        return torch.linalg.solve(I + A, I - A)
+
+    def peft(neumann: bool) -> Map | None:
+        module = optional("peft.tuners.oft.layer", "OFTRotationModule")
+        if module is None:
+            return None
+        rotation = module(v.shape[0], v.shape[-1], n, n * v.shape[0]).to(v.device)
+        return lambda v: rotation._cayley_batch(v, n, neumann, 5)
+
+    return {
+        "eager": eager,
+        "PEFT exact": peft(neumann=False),
+        "PEFT Neumann-5": peft(neumann=True),
+        "fastparam": skew_cayley_packed,
+        "floor": lambda v: Product.apply(v, S),
+    }
+
+
+def tall(X: Tensor) -> dict[str, Map | None]:
+    """Orthonormal columns; the tutorial has none, so that eager is torch's ``orthogonal``, which solves an n x n system."""
+    return {
+        "eager": torch_orthogonal(X),
+        "geotorch": geotorch(X),
+        "fastparam": partial(stiefel_cayley, alpha=-0.5, lower=True),
+        "floor": TallProduct.apply,
+    }
+
+
+class EagerSkew(nn.Module):
+    """The modules of the parametrizations tutorial: this one,"""
+
+    def forward(self, X: Tensor) -> Tensor:
+        A = X.triu(1)
+        return A - A.mT
+
+
+class EagerCayley(nn.Module):
+    """and this one after it."""
+
+    Id: Tensor
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("Id", torch.eye(n))
+
+    def forward(self, A: Tensor) -> Tensor:
+        return torch.linalg.solve(self.Id + A, self.Id - A)
+
+
+def layers(X: Tensor) -> dict[str, Map]:
+    """The floor is a parametrization that does nothing: torch's own machinery."""
+    chain = nn.Sequential(EagerSkew(), EagerCayley(X.shape[-1])).to(X.device, X.dtype)
+    return {"eager": weight_of(X, chain), "fastparam": weight_of(X, fastparam.SkewCayley()), "floor": weight_of(X, nn.Identity())}
+
+
+def gaussian(norm: float, vector: bool = False) -> Draw:
+    """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in full."""
+
+    def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        n = shape[-1]
+        wanted = (*shape[:-2], n * (n - 1) // 2) if vector else shape
+        return torch.randn(wanted, generator=generator, device=generator.device) * norm / (2 * shape[-2] ** 0.5)
+
+    return draw
+
+
+def orthogonality(Q: Tensor) -> float:
+    Q = Q.double()
+    return (Q.mT @ Q - identity(Q)).abs().max().item()
+
+
+# Each contender's own convention of the map, exactly; of those not named here it is eager's.
+TORCH = partial(_reference.stiefel_cayley, alpha=-0.5, lower=True)
+MEANS = {"eager": _reference.skew_cayley, "torch orthogonal": TORCH, "geotorch": TORCH}
+MEANS_PACKED = {"eager": _reference.skew_cayley_packed, "PEFT Neumann-5": partial(_reference.skew_cayley_packed, alpha=-1.0)}
+
+SQUARE = ("eager", "compile", "torch orthogonal", "geotorch", "fastparam", "floor")
+PACKED = ("eager", "compile", "PEFT exact", "PEFT Neumann-5", "fastparam", "floor")
+TALL = ("eager", "geotorch", "fastparam", "floor")
+
+
+def full_op(name: str, norm: float) -> Op:
+    return Op(name, square, SQUARE, gaussian(norm), MEANS, orthogonality)
+
+
+def vector_op(name: str, norm: float) -> Op:
+    return Op(name, packed, PACKED, gaussian(norm, vector=True), MEANS_PACKED, orthogonality)
+
+
+SKEW = full_op("skew_cayley", 1.0)
+VECTOR = vector_op("skew_cayley_packed", 1.0)
+STIEFEL = Op("stiefel_cayley", tall, TALL, gaussian(1.0), {"eager": TORCH}, orthogonality)
+LAYER = Op("layer.weight orthogonal", layers, ("eager", "fastparam", "floor"), gaussian(1.0), MEANS, orthogonality)
+
+CALLS = ((4, 4), (16, 16))
+BATCHES = ((16384, 4, 4), (4096, 8, 8), (1024, 16, 16), (456, 24, 24), (256, 32, 32), (114, 48, 48), (64, 64, 64))
+CLIENTS = ((1024, 4, 4), (192, 16, 16), (40, 32, 32), (4, 320, 320))  # BOFT, LyCORIS, kohya
+SINGLE = ((128, 128), (256, 256), (512, 512), (1024, 1024), (2048, 2048))
+CLIENTS_PACKED = ((128, 32, 32), (448, 32, 32), (32, 96, 96), (172, 64, 64), (20, 256, 256))  # PEFT OFT, POET
+
+CASES: list[Case] = [*grid(SKEW, CALLS + BATCHES + CLIENTS + SINGLE, quick=((4096, 8, 8), (256, 32, 32), (256, 256), (1024, 1024)))]
+CASES += grid(SKEW, ((1024, 16, 16), (256, 256)), dtypes=(torch.float64,))
+CASES += grid(full_op("skew_cayley norm 100", 100.0), ((1024, 16, 16), (256, 32, 32), (512, 512)))  # what its pivoting costs
+CASES += grid(vector_op("skew_cayley_packed norm 0.1", 0.1), ((128, 32, 32),))  # where a truncated series is at its best
+CASES += grid(VECTOR, BATCHES + CLIENTS_PACKED, quick=((1024, 16, 16), (128, 32, 32)))
+CASES += grid(STIEFEL, ((1024, 64),), quick=((1024, 64),))
+CASES += grid(STIEFEL, ((4096, 128),), rounds=3)
+CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
+
+
+@pytest.mark.parametrize(
+    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+)
+def test_cayley(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
+    compete(case, contender)
