@@ -50,10 +50,10 @@ class Op:
     name: str
     build: Callable[[Tensor], Mapping[str, Map | None]]
     contenders: tuple[str, ...] = ("eager", "compile", "fastparam", "floor")
-    work: Work | None = None
     draw: Draw = lambda shape, generator: torch.randn(shape, generator=generator, device=generator.device)
     means: Mapping[str, Map] = field(default_factory=dict)
     defect: Callable[[Tensor], float] | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
