@@ -29,5 +29,5 @@ def _register(op: torch._ops.OpOverload) -> None:
     torch.library.register_vmap(op, rule)
 
 
-for _name in ("symmetric", "symmetric_adjoint", "skew", "skew_adjoint", "masked_prune"):
+for _name in ("symmetric", "symmetric_adjoint", "skew", "skew_adjoint"):
     _register(getattr(torch.ops.fastparam, _name).default)

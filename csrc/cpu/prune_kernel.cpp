@@ -2,6 +2,7 @@
 //
 // Every kind of mask is brought to words of 64 bits, one an element, and a word is spread over the lanes of vectors. Elements are moved
 // bit for bit: x & (all ones or none), so that NaN and -0 under the mask become +0. Elements of 16 bytes are two parts of 8 with one bit.
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -18,6 +19,8 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;           // elements of work below which no second thread is woken
 constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
 constexpr int64_t kFreshBytes = 32 << 20;   // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
+constexpr int64_t kAheadBytes = 6 << 20;    // from this size on the input is fetched
+constexpr int64_t kAhead = 4096;            // bytes ahead
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kWord = 64;               // elements whose mask is one word; threads get whole words
 
@@ -51,24 +54,37 @@ struct Prune {
     else store(y, value);
   }
 
-  FASTPARAM_INLINE void vector(const Part* x, Part* y, uint64_t word) const {
+  FASTPARAM_INLINE Row kept(const Part* x, uint64_t word) const {
     const Row bits = static_cast<Part>(word) - Row{};
-    put(y, load<Row>(x) & bit_cast<Row>((bits & places) == places));
+    return load<Row>(x) & bit_cast<Row>((bits & places) == places);
   }
 
   // With a byte an element: from AVX2 on bytes are widened at once.
   static constexpr bool kWidens = kind == Kind::bytes && Parts == 1 && Bytes >= 32;
-  FASTPARAM_INLINE void widened(const Part* x, Part* y, const uint8_t* mask) const {
-    const auto some = load<Vec<int8_t, kLanes>>(mask) != 0;
-    put(y, load<Row>(x) & bit_cast<Row>(__builtin_convertvector(some, Vec<typename IntOf<sizeof(Part)>::type, kLanes>)));
+  FASTPARAM_INLINE Row kept(const Part* x, const uint8_t* mask) const {
+    return load<Row>(x) & __builtin_convertvector(load<Vec<int8_t, kLanes>>(mask) != 0, Row);
   }
 
   // At most a word.
   FASTPARAM_INLINE void some(const Part* x, Part* y, uint64_t word, int64_t count) const {
     int64_t i = 0;
-    for (; i + kElements <= count; i += kElements) vector(x + i * Parts, y + i * Parts, word >> i);
+    for (; i + kElements <= count; i += kElements) put(y + i * Parts, kept(x + i * Parts, word >> i));
     for (; i < count; ++i)
       for (int part = 0; part < Parts; ++part) y[i * Parts + part] = x[i * Parts + part] & static_cast<Part>(-(word >> i & 1));
+  }
+
+  // A whole word. Two vectors are loaded before two are stored: up to a tenth faster than one by one, or than more.
+  FASTPARAM_INLINE void word(const Part* x, Part* y, const uint8_t* mask) const {
+    uint64_t word = 0;
+    if constexpr (!kWidens) word = word_at(mask, kWord);
+#pragma GCC unroll 16
+    for (int i = 0; i < kWord; i += 2 * kElements) {
+      const int j = i + kElements;
+      Row first, second;
+      if constexpr (kWidens) first = kept(x + i, mask + i), second = kept(x + j, mask + j);
+      else first = kept(x + i * Parts, word >> i), second = kept(x + j * Parts, word >> j);
+      put(y + i * Parts, first), put(y + j * Parts, second);
+    }
   }
 
   static FASTPARAM_INLINE uint64_t word_at(const uint8_t* mask, int64_t count) {
@@ -78,7 +94,7 @@ struct Prune {
   }
 
   // Elements of one row; the first one's mask is bit or byte `place`.
-  FASTPARAM_INLINE void run(const Part* x, Part* y, const uint8_t* mask, int64_t place, int64_t count) const {
+  FASTPARAM_INLINE void run(const Part* x, Part* y, const uint8_t* mask, int64_t place, int64_t count, bool ahead) const {
     if constexpr (kind == Kind::bits) {
       if (const int64_t before = place % 8; before != 0) {
         const int64_t head = std::min(count, 8 - before);
@@ -88,13 +104,10 @@ struct Prune {
     }
     mask += kind == Kind::bits ? place / 8 : place;
     for (; count >= kWord; count -= kWord, x += kWord * Parts, y += kWord * Parts) {
-      if constexpr (kWidens) {
-        for (int i = 0; i < kWord; i += kLanes) widened(x + i, y + i, mask + i);
-      } else {
-        const uint64_t word = word_at(mask, kWord);
-#pragma GCC unroll 32
-        for (int i = 0; i < kWord; i += kElements) vector(x + i * Parts, y + i * Parts, word >> i);
-      }
+      if (ahead)
+        for (size_t byte = 0; byte < kWord * Parts * sizeof(Part); byte += kLine)
+          __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + byte);
+      word(x, y, mask);
       mask += kind == Kind::bits ? kWord / 8 : kind == Kind::bytes ? kWord : 0;
     }
     if (count > 0) some(x, y, word_at(mask, count), count);
@@ -136,10 +149,11 @@ struct PruneBody {
   static FASTPARAM_INLINE void run(const Map<Part>* map, int64_t begin, int64_t end) {
     const Prune<Part, Parts, kind, Streamed, Bytes> prune;
     const int64_t last = std::min(end * kWord, map->elements);
+    const bool ahead = map->elements * Parts * static_cast<int64_t>(sizeof(Part)) >= kAheadBytes;
     Cursor cursor(*map->rows, begin * kWord);
     for (int64_t at = begin * kWord; at < last;) {
       const int64_t count = std::min(cursor.rows.row.size - cursor.column, last - at);
-      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count);
+      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count, ahead);
       at += count;
       cursor.advance(count);
     }
@@ -211,7 +225,7 @@ void run(const Rows& rows, Tensor& Y) {
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {
   check_prune(X, mask);
-  Tensor Y = empty_like_contiguous(X);
+  Tensor Y = at::detail::empty_cpu(X.sizes(), X.options());  // as at::empty, less the dispatcher
   if (Y.numel() == 0) return Y;
   const Rows rows(X, mask);
   switch (Y.element_size()) {
