@@ -1,4 +1,4 @@
-"""The batching rule of every op: leading dimensions are batch dimensions, so vmap's becomes the first of them."""
+"""The batching rule of every op but those of masks: leading dimensions are batch dimensions, so vmap's becomes the first of them."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;           // elements of work below which no second thread is woken
 constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
 constexpr int64_t kFreshBytes = 32 << 20;   // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
-constexpr int64_t kAheadBytes = 6 << 20;    // from this size on the input is fetched
-constexpr int64_t kAhead = 4096;            // bytes ahead
+constexpr int64_t kAheadBytes = 1 << 16;    // from this size on the input is fetched ahead: a weight is rarely in the caches,
+constexpr int64_t kAhead = 4096;            // by so many bytes: up to a quarter less time where it is not, 3 % more where it is
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kWord = 64;               // elements whose mask is one word; threads get whole words
 
@@ -35,6 +35,7 @@ struct Map {
   const uint8_t* mask;
   const Rows* rows;
   int64_t elements;
+  bool ahead;
 };
 
 template <class Part, int Parts, Kind kind, bool Streamed, int Bytes>
@@ -63,6 +64,11 @@ struct Prune {
   static constexpr bool kWidens = kind == Kind::bytes && Parts == 1 && Bytes >= 32;
   FASTPARAM_INLINE Row kept(const Part* x, const uint8_t* mask) const {
     return load<Row>(x) & __builtin_convertvector(load<Vec<int8_t, kLanes>>(mask) != 0, Row);
+  }
+
+  static FASTPARAM_INLINE void fetch(const Part* x) {
+    for (size_t byte = 0; byte < kWord * Parts * sizeof(Part); byte += kLine)
+      __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + byte);
   }
 
   // At most a word.
@@ -104,9 +110,7 @@ struct Prune {
     }
     mask += kind == Kind::bits ? place / 8 : place;
     for (; count >= kWord; count -= kWord, x += kWord * Parts, y += kWord * Parts) {
-      if (ahead)
-        for (size_t byte = 0; byte < kWord * Parts * sizeof(Part); byte += kLine)
-          __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + byte);
+      if (ahead) fetch(x);
       word(x, y, mask);
       mask += kind == Kind::bits ? kWord / 8 : kind == Kind::bytes ? kWord : 0;
     }
@@ -114,31 +118,40 @@ struct Prune {
   }
 };
 
-// Where an element lies in X, and its mask, as rows are walked through.
+// Where an element lies in X, and its mask, as rows are walked through. What every row needs is copied out of `rows`: into registers.
 struct Cursor {
   const Rows& rows;
-  int64_t column, x = 0, place = 0;  // of the row's first element: x in elements, place in bits or bytes
-  int64_t index[64];                 // of the row: more dimensions, of 2 or more each, hold more elements than an int64_t counts
+  const Rows::Dimension row, last;              // the last of the outer dimensions
+  int64_t column, x = 0, place = 0, index = 0;  // of the row's first element: x in elements, place in bits or bytes; index in `last`
+  int64_t above[64];                            // in the others: more, of 2 or more each, hold more elements than an int64_t counts
 
-  FASTPARAM_INLINE Cursor(const Rows& rows, int64_t element) : rows(rows), column(element % rows.row.size) {
-    int64_t row = element / rows.row.size;
-    for (int d = static_cast<int>(rows.outer.size()) - 1; d >= 0; row /= rows.outer[d].size, --d) {
-      index[d] = row % rows.outer[d].size;
-      x += index[d] * rows.outer[d].X, place += index[d] * rows.outer[d].mask;
+  FASTPARAM_INLINE Cursor(const Rows& rows, int64_t element)
+      : rows(rows),
+        row(rows.row),
+        last(rows.outer.empty() ? Rows::Dimension{1, 0, 0} : rows.outer.back()),
+        column(element % row.size) {
+    int64_t rest = element / row.size;
+    index = rest % last.size, rest /= last.size;
+    x = index * last.X, place = index * last.mask;
+    for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; rest /= rows.outer[d].size, --d) {
+      above[d] = rest % rows.outer[d].size;
+      x += above[d] * rows.outer[d].X, place += above[d] * rows.outer[d].mask;
     }
   }
 
-  FASTPARAM_INLINE int64_t mask() const { return place + column * rows.row.mask; }
+  FASTPARAM_INLINE int64_t mask() const { return place + column * row.mask; }
 
   // Never across the end of the row.
   FASTPARAM_INLINE void advance(int64_t count) {
     column += count;
-    if (column < rows.row.size) return;
-    column = 0;
-    for (int d = static_cast<int>(rows.outer.size()) - 1; d >= 0; --d) {
+    if (column < row.size) return;
+    column = 0, x += last.X, place += last.mask;
+    if (++index < last.size) return;
+    index = 0, x -= last.size * last.X, place -= last.size * last.mask;
+    for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; --d) {
       x += rows.outer[d].X, place += rows.outer[d].mask;
-      if (++index[d] < rows.outer[d].size) break;
-      x -= index[d] * rows.outer[d].X, place -= index[d] * rows.outer[d].mask, index[d] = 0;
+      if (++above[d] < rows.outer[d].size) break;
+      x -= above[d] * rows.outer[d].X, place -= above[d] * rows.outer[d].mask, above[d] = 0;
     }
   }
 };
@@ -149,11 +162,10 @@ struct PruneBody {
   static FASTPARAM_INLINE void run(const Map<Part>* map, int64_t begin, int64_t end) {
     const Prune<Part, Parts, kind, Streamed, Bytes> prune;
     const int64_t last = std::min(end * kWord, map->elements);
-    const bool ahead = map->elements * Parts * static_cast<int64_t>(sizeof(Part)) >= kAheadBytes;
     Cursor cursor(*map->rows, begin * kWord);
     for (int64_t at = begin * kWord; at < last;) {
-      const int64_t count = std::min(cursor.rows.row.size - cursor.column, last - at);
-      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count, ahead);
+      const int64_t count = std::min(cursor.row.size - cursor.column, last - at);
+      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count, map->ahead);
       at += count;
       cursor.advance(count);
     }
@@ -182,11 +194,12 @@ struct PruneShortBody {
       uint64_t word = 0;
       const int64_t wanted = std::min(kWord, last - at);
       for (int64_t have = 0; have < wanted;) {
-        const int64_t count = std::min(cursor.rows.row.size - cursor.column, wanted - have);
+        const int64_t count = std::min(cursor.row.size - cursor.column, wanted - have);
         word |= bits_at(map->mask, cursor.mask(), count) << have;
         have += count;
         cursor.advance(count);
       }
+      if (map->ahead) prune.fetch(map->in + at * Parts);
       prune.some(map->in + at * Parts, map->out + at * Parts, word, wanted);
     }
   }
@@ -216,8 +229,12 @@ void run(const Map<Part>& map) {
 
 template <class Part, int Parts = 1>
 void run(const Rows& rows, Tensor& Y) {
-  const Map<Part> map{static_cast<const Part*>(rows.X.const_data_ptr()), static_cast<Part*>(Y.mutable_data_ptr()),
-                      static_cast<const uint8_t*>(rows.mask.const_data_ptr()), &rows, Y.numel()};
+  const Map<Part> map{static_cast<const Part*>(rows.X.const_data_ptr()),
+                      static_cast<Part*>(Y.mutable_data_ptr()),
+                      static_cast<const uint8_t*>(rows.mask.const_data_ptr()),
+                      &rows,
+                      Y.numel(),
+                      static_cast<int64_t>(Y.nbytes()) >= kAheadBytes};
   if (rows.packed) run<Part, Parts, Kind::bits>(map);
   else if (rows.row.mask == 1) run<Part, Parts, Kind::bytes>(map);
   else run<Part, Parts, Kind::one>(map);
