@@ -19,8 +19,7 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;           // elements of work below which no second thread is woken
 constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
 constexpr int64_t kFreshBytes = 32 << 20;   // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
-constexpr int64_t kAheadBytes = 1 << 16;    // from this size on the input is fetched ahead: a weight is rarely in the caches,
-constexpr int64_t kAhead = 4096;            // by so many bytes: up to a quarter less time where it is not, 3 % more where it is
+constexpr int64_t kAhead = 4096;            // bytes by which the input is fetched ahead of such stores, after which the hardware does not
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kWord = 64;               // elements whose mask is one word; threads get whole words
 
@@ -35,7 +34,6 @@ struct Map {
   const uint8_t* mask;
   const Rows* rows;
   int64_t elements;
-  bool ahead;
 };
 
 template <class Part, int Parts, Kind kind, bool Streamed, int Bytes>
@@ -79,17 +77,14 @@ struct Prune {
       for (int part = 0; part < Parts; ++part) y[i * Parts + part] = x[i * Parts + part] & static_cast<Part>(-(word >> i & 1));
   }
 
-  // A whole word. Two vectors are loaded before two are stored: up to a tenth faster than one by one, or than more.
+  // A whole word. One vector after the other: stores in between keep the loads in order, as the hardware's own prefetch likes them.
   FASTPARAM_INLINE void word(const Part* x, Part* y, const uint8_t* mask) const {
     uint64_t word = 0;
     if constexpr (!kWidens) word = word_at(mask, kWord);
-#pragma GCC unroll 16
-    for (int i = 0; i < kWord; i += 2 * kElements) {
-      const int j = i + kElements;
-      Row first, second;
-      if constexpr (kWidens) first = kept(x + i, mask + i), second = kept(x + j, mask + j);
-      else first = kept(x + i * Parts, word >> i), second = kept(x + j * Parts, word >> j);
-      put(y + i * Parts, first), put(y + j * Parts, second);
+#pragma GCC unroll 32
+    for (int i = 0; i < kWord; i += kElements) {
+      if constexpr (kWidens) put(y + i, kept(x + i, mask + i));
+      else put(y + i * Parts, kept(x + i * Parts, word >> i));
     }
   }
 
@@ -100,7 +95,7 @@ struct Prune {
   }
 
   // Elements of one row; the first one's mask is bit or byte `place`.
-  FASTPARAM_INLINE void run(const Part* x, Part* y, const uint8_t* mask, int64_t place, int64_t count, bool ahead) const {
+  FASTPARAM_INLINE void run(const Part* x, Part* y, const uint8_t* mask, int64_t place, int64_t count) const {
     if constexpr (kind == Kind::bits) {
       if (const int64_t before = place % 8; before != 0) {
         const int64_t head = std::min(count, 8 - before);
@@ -110,7 +105,7 @@ struct Prune {
     }
     mask += kind == Kind::bits ? place / 8 : place;
     for (; count >= kWord; count -= kWord, x += kWord * Parts, y += kWord * Parts) {
-      if (ahead) fetch(x);
+      if constexpr (Streamed) fetch(x);
       word(x, y, mask);
       mask += kind == Kind::bits ? kWord / 8 : kind == Kind::bytes ? kWord : 0;
     }
@@ -165,7 +160,7 @@ struct PruneBody {
     Cursor cursor(*map->rows, begin * kWord);
     for (int64_t at = begin * kWord; at < last;) {
       const int64_t count = std::min(cursor.row.size - cursor.column, last - at);
-      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count, map->ahead);
+      prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count);
       at += count;
       cursor.advance(count);
     }
@@ -199,7 +194,6 @@ struct PruneShortBody {
         have += count;
         cursor.advance(count);
       }
-      if (map->ahead) prune.fetch(map->in + at * Parts);
       prune.some(map->in + at * Parts, map->out + at * Parts, word, wanted);
     }
   }
@@ -229,12 +223,8 @@ void run(const Map<Part>& map) {
 
 template <class Part, int Parts = 1>
 void run(const Rows& rows, Tensor& Y) {
-  const Map<Part> map{static_cast<const Part*>(rows.X.const_data_ptr()),
-                      static_cast<Part*>(Y.mutable_data_ptr()),
-                      static_cast<const uint8_t*>(rows.mask.const_data_ptr()),
-                      &rows,
-                      Y.numel(),
-                      static_cast<int64_t>(Y.nbytes()) >= kAheadBytes};
+  const Map<Part> map{static_cast<const Part*>(rows.X.const_data_ptr()), static_cast<Part*>(Y.mutable_data_ptr()),
+                      static_cast<const uint8_t*>(rows.mask.const_data_ptr()), &rows, Y.numel()};
   if (rows.packed) run<Part, Parts, Kind::bits>(map);
   else if (rows.row.mask == 1) run<Part, Parts, Kind::bytes>(map);
   else run<Part, Parts, Kind::one>(map);
