@@ -19,7 +19,7 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;           // elements of work below which no second thread is woken
 constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
 constexpr int64_t kFreshBytes = 32 << 20;   // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
-constexpr int64_t kAhead = 4096;            // bytes by which the input is fetched ahead of such stores, after which the hardware does not
+constexpr int64_t kAhead = 4096;            // bytes by which the input is fetched ahead of such stores: a few percent
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kWord = 64;               // elements whose mask is one word; threads get whole words
 
@@ -78,7 +78,7 @@ struct Prune {
   }
 
   // A whole word. One vector after the other: stores in between keep the loads in order, as the hardware's own prefetch likes them.
-  FASTPARAM_INLINE void word(const Part* x, Part* y, const uint8_t* mask) const {
+  FASTPARAM_INLINE void whole(const Part* x, Part* y, const uint8_t* mask) const {
     uint64_t word = 0;
     if constexpr (!kWidens) word = word_at(mask, kWord);
 #pragma GCC unroll 32
@@ -106,7 +106,7 @@ struct Prune {
     mask += kind == Kind::bits ? place / 8 : place;
     for (; count >= kWord; count -= kWord, x += kWord * Parts, y += kWord * Parts) {
       if constexpr (Streamed) fetch(x);
-      word(x, y, mask);
+      whole(x, y, mask);
       mask += kind == Kind::bits ? kWord / 8 : kind == Kind::bytes ? kWord : 0;
     }
     if (count > 0) some(x, y, word_at(mask, count), count);
