@@ -79,8 +79,7 @@ struct Prune {
 
   // A whole word. One vector after the other: stores in between keep the loads in order, as the hardware's own prefetch likes them.
   FASTPARAM_INLINE void whole(const Part* x, Part* y, const uint8_t* mask) const {
-    uint64_t word = 0;
-    if constexpr (!kWidens) word = word_at(mask, kWord);
+    const uint64_t word = kWidens ? 0 : word_at(mask, kWord);
 #pragma GCC unroll 32
     for (int i = 0; i < kWord; i += kElements) {
       if constexpr (kWidens) put(y + i, kept(x + i, mask + i));
@@ -126,8 +125,7 @@ struct Cursor {
         last(rows.outer.empty() ? Rows::Dimension{1, 0, 0} : rows.outer.back()),
         column(element % row.size) {
     int64_t rest = element / row.size;
-    index = rest % last.size, rest /= last.size;
-    x = index * last.X, place = index * last.mask;
+    index = rest % last.size, rest /= last.size, x = index * last.X, place = index * last.mask;
     for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; rest /= rows.outer[d].size, --d) {
       above[d] = rest % rows.outer[d].size;
       x += above[d] * rows.outer[d].X, place += above[d] * rows.outer[d].mask;
