@@ -39,8 +39,10 @@ struct LanesBackward {
       lanes.gather(map->Q + m * size, size, live, lanes.place, P);
       lanes.gather(map->G + m * size, size, live, lanes.place, U);
       for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);
-      lanes.template product<true>(U, P, TT);
-      lanes.template product<false>(P, TT, U);
+      Prefetch next(map->Q + (m + live) * size, map->G + (m + live) * size, map->out + m * entries, live * size * sizeof(T),
+                    2 * ((n + Lane::kColumns - 1) / Lane::kColumns));
+      lanes.template product<true>(U, P, TT, next);
+      lanes.template product<false>(P, TT, U, next);
       for (int i = 0; i < n; ++i) {
         if (map->kind != Gradient::Whole) U[i * stride + i] = V{};
         for (int j = i + 1; j < n; ++j) {

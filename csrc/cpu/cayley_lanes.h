@@ -224,8 +224,13 @@ struct Lanes {
       gather(map.in + m * size, size, live, given, S);
       mirror(S, static_cast<T>(map.alpha), map.layout == Layout::Lower);
       Mask ok = columns_near(S, T(0), static_cast<T>(kLargestColumn));
+      const T* const following = map.in + (m + live) * size;
+      Prefetch next(following, following, map.out + m * n * n, live * n * n * sizeof(T), (n + kPivots - 1) / kPivots);
       int k = 0;
-      for (; k + kPivots <= n; k += kPivots) step<kPivots>(S, k);
+      for (; k + kPivots <= n; k += kPivots) {
+        next.tick();
+        step<kPivots>(S, k);
+      }
       for (; k < n; ++k) step<1>(S, k);
       for (int i = 0; i < n; ++i) S[i * stride + i] += T(0.5);
       ok &= columns_near(S, T(0.25), column_tolerance<T>(n) / 4);
@@ -258,10 +263,11 @@ struct Lanes {
   }
 
   template <bool Transposed>
-  FASTPARAM_INLINE void product(const V* A, const V* B, V* O) const {
+  FASTPARAM_INLINE void product(const V* A, const V* B, V* O, Prefetch& next) const {
     constexpr int I = kColumns, J = 4;
     int i = 0;
     for (; i + I <= n; i += I) {
+      next.tick();
       int j = 0;
       for (; j + J <= n; j += J) product_tile<Transposed, I, J>(A, B, O, i, j);
       for (; j < n; ++j) product_tile<Transposed, I, 1>(A, B, O, i, j);
