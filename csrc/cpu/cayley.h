@@ -54,7 +54,7 @@ class FlushDenormals {
 };
 
 template <class T>
-using MaskElement = typename IntOf<sizeof(T)>::type;
+using MaskElement = std::make_signed_t<typename UIntOf<sizeof(T)>::type>;
 
 // Masks of N lanes, loaded from tables: g++ 12 fails on comparisons of integer vectors at the wider levels.
 template <class T, int N>
