@@ -70,14 +70,14 @@ struct LaneMasks {
 template <class T, int N>
 constexpr LaneMasks<T, N> kLaneMasks;
 
-// Of N lanes the first `count`; all but the four from `at` on. Where `at` is not in [0, N): all.
+// Of N lanes the first `count`; all but the four from `at` on, which may lie outside.
 template <class T, int N>
 FASTPARAM_INLINE Vec<MaskElement<T>, N> first_lanes(int64_t count) {
   return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.first_ + N - std::max<int64_t>(0, std::min<int64_t>(N, count)));
 }
 template <class T, int N>
 FASTPARAM_INLINE Vec<MaskElement<T>, N> all_but_four(int64_t at) {
-  return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.but_ + (at >= 0 && at < N ? N - at : 0));
+  return load<Vec<MaskElement<T>, N>>(kLaneMasks<T, N>.but_ + N - std::max<int64_t>(-4, std::min<int64_t>(N, at)));
 }
 
 // 1 in lane `at`, 0 elsewhere.

@@ -12,6 +12,7 @@
 #include "cayley_backward.h"
 #include "cayley_blocks.h"
 #include "cayley_lanes.h"
+#include "cayley_pivoted.h"
 #include "cayley_rows.h"
 
 namespace fastparam {
@@ -41,10 +42,10 @@ class Scratch {
 
 template <class T>
 int64_t forward_scratch(int64_t n) {
-  return std::max(n <= kLargestLanes ? n * (n | 1) * 64 : 0, forward_scratch_bytes<double>(n));
+  return std::max({n <= kLargestLanes ? n * (n | 1) * 64 : 0, forward_scratch_bytes<double>(n), pivoted_scratch_bytes(n)});
 }
 
-// A float32 matrix that fails the guard is computed again in float64.
+// A float32 matrix that fails the guard is computed again in float64; what fails there, with row exchanges.
 template <class T>
 void forward_share(const CayleyMap<T>& map, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
@@ -54,6 +55,9 @@ void forward_share(const CayleyMap<T>& map, int64_t begin, int64_t end, void* sc
   if constexpr (std::is_same_v<T, float>)
     for (int64_t m = begin; m < end; ++m)
       if (map.failed[m]) map.failed[m] = !matrix_forward<double, float>(map, m, scratch);
+  if (map.n > kLargestPivoted) return;
+  for (int64_t m = begin; m < end; ++m)
+    if (map.failed[m]) pivoted_forward(map, m, scratch), map.failed[m] = 0;
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------------------------
@@ -93,6 +97,8 @@ void over_batch(int64_t batch, int64_t n, int64_t scratch_bytes, const Share& sh
 
 int64_t chunk_of(int64_t n) { return std::max<int64_t>(1, kChunkBytes / (n * n * static_cast<int64_t>(sizeof(float))) / 16 * 16); }
 
+int64_t buffer_of(int64_t elements) { return (elements + 15) / 16 * 16; }  // what follows it is aligned
+
 // Half types, by chunks; outside of FlushDenormals, as their small numbers are converted from and to denormal ones.
 template <class T>
 void widen(const T* from, int64_t size, float* to) {
@@ -108,10 +114,9 @@ void forward(const CayleyMap<T>& map) {
   if constexpr (sizeof(T) >= 4) {
     over_batch(map.batch, map.n, forward_scratch<T>(map.n), [&](int64_t begin, int64_t end, void* scratch) { forward_share(map, begin, end, scratch); });
   } else {
-    const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n;
-    const int64_t bytes = forward_scratch<float>(map.n), buffers = chunk * 2 * size * static_cast<int64_t>(sizeof(float));
-    over_batch(map.batch, map.n, buffers + bytes, [&](int64_t begin, int64_t end, void* scratch) {
-      float *in = static_cast<float*>(scratch), *out = in + chunk * size, *rest = out + chunk * size;
+    const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n, buffer = buffer_of(chunk * size);
+    over_batch(map.batch, map.n, 2 * buffer * sizeof(float) + forward_scratch<float>(map.n), [&](int64_t begin, int64_t end, void* scratch) {
+      float *in = static_cast<float*>(scratch), *out = in + buffer, *rest = out + buffer;
       for (int64_t m = begin; m < end; m += chunk) {
         const int64_t count = std::min(chunk, end - m);
         widen(map.in + m * map.entries(), count * map.entries(), in);
@@ -128,10 +133,9 @@ void backward(const CayleyGradient<T>& map) {
     over_batch(map.batch, map.n, backward_scratch<T>(map.n),
                [&](int64_t begin, int64_t end, void* scratch) { backward_share(map, begin, end, scratch); });
   } else {
-    const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n;
-    const int64_t bytes = backward_scratch<float>(map.n), buffers = chunk * 3 * size * static_cast<int64_t>(sizeof(float));
-    over_batch(map.batch, map.n, buffers + bytes, [&](int64_t begin, int64_t end, void* scratch) {
-      float *G = static_cast<float*>(scratch), *Q = G + chunk * size, *out = Q + chunk * size, *rest = out + chunk * size;
+    const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n, buffer = buffer_of(chunk * size);
+    over_batch(map.batch, map.n, 3 * buffer * sizeof(float) + backward_scratch<float>(map.n), [&](int64_t begin, int64_t end, void* scratch) {
+      float *G = static_cast<float*>(scratch), *Q = G + buffer, *out = Q + buffer, *rest = out + buffer;
       for (int64_t m = begin; m < end; m += chunk) {
         const int64_t count = std::min(chunk, end - m);
         widen(map.G + m * size, count * size, G);
@@ -145,8 +149,6 @@ void backward(const CayleyGradient<T>& map) {
 
 // ---- what the guard leaves ---------------------------------------------------------------------------------------------------------
 
-Tensor selected(const std::vector<int64_t>& indices) { return at::tensor(indices, at::TensorOptions().dtype(at::kLong)); }
-
 // Brings Q near the orthogonal matrix next to it: each step squares the distance.
 Tensor orthogonalized(Tensor Q) {
   const Tensor I = at::eye(Q.size(-1), Q.options());
@@ -154,17 +156,11 @@ Tensor orthogonalized(Tensor Q) {
   return Q;
 }
 
-// The matrices that failed, with row exchanges in float64; NaN for those with an entry that is not finite.
+// Large matrices that failed, one by one, because LAPACK's batches round differently.
 template <class Solve>
-void solve_failed(const Tensor& X, const Tensor& Q, const std::vector<uint8_t>& failed, int64_t parameter_dims, const Solve& solve) {
-  std::vector<int64_t> indices;
+void solve_failed(const Tensor& X, const Tensor& Q, const std::vector<uint8_t>& failed, const Solve& solve) {
   for (size_t m = 0; m < failed.size(); ++m)
-    if (failed[m]) indices.push_back(static_cast<int64_t>(m));
-  if (indices.empty()) return;
-  const int64_t n = Q.size(-1), batch = static_cast<int64_t>(failed.size());
-  const Tensor at = selected(indices), given = X.view(parameter_dims == 1 ? c10::IntArrayRef{batch, X.size(-1)} : c10::IntArrayRef{batch, n, n});
-  const Tensor Y = orthogonalized(solve(given.index_select(0, at).to(at::kDouble)));
-  Q.view({batch, n, n}).index_copy_(0, at, Y.to(Q.scalar_type()));
+    if (failed[m]) Q[m].copy_(orthogonalized(solve(X[m].to(at::kDouble))));
 }
 
 // ---- ops ---------------------------------------------------------------------------------------------------------------------------
@@ -195,9 +191,10 @@ Tensor skew_cayley(const Tensor& X, double alpha, bool lower) {
   if (X.is_complex()) return warn_no_kernel(X), fallback::skew_cayley(X, alpha, lower);
   Tensor Q = at::detail::empty_cpu(X.sizes(), X.options());
   if (Q.numel() == 0) return Q;
+  const int64_t n = X.size(-1);
   const Tensor given = X.contiguous();
   const auto failed = forward(given, Q, alpha, lower ? Layout::Lower : Layout::Upper);
-  solve_failed(given, Q, failed, 2, [&](const Tensor& x) { return fallback::skew_cayley(x, alpha, lower); });
+  solve_failed(given.view({-1, n, n}), Q.view({-1, n, n}), failed, [&](const Tensor& x) { return fallback::skew_cayley(x, alpha, lower); });
   return Q;
 }
 
@@ -210,7 +207,7 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha) {
   if (Q.numel() == 0) return Q;
   const Tensor given = v.contiguous();
   const auto failed = forward(given, Q, alpha, Layout::Packed);
-  solve_failed(given, Q, failed, 1, [&](const Tensor& x) { return fallback::skew_cayley_packed(x, alpha); });
+  solve_failed(given.view({Q.numel() / (n * n), given.size(-1)}), Q.view({-1, n, n}), failed, [&](const Tensor& x) { return fallback::skew_cayley_packed(x, alpha); });
   return Q;
 }
 

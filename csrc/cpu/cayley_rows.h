@@ -63,7 +63,7 @@ struct Rows {
       V s[kPivots];
 #pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r) {
-        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at < 0 ? -1 : at + r);
+        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at + r);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r)
