@@ -157,14 +157,14 @@ __device__ __forceinline__ void pivoted_elimination(A* stage, int n, A* line, A*
   const int thread = threadIdx.x;
   for (int i = thread; i < n; i += S::kThreads) {
     stage[S::at(i, i)] += A(1);
-    rank[i] = -1;
+    rank[i] = S::N;  // until it is a pivot
   }
   __syncthreads();
   for (int k = 0; k < n; ++k) {
     if (thread < 32) {
       Candidate<A> best;
       for (int i = thread; i < n; i += 32)
-        if (rank[i] < 0) best.take(Candidate<A>(stage[S::at(i, k)], i));
+        if (rank[i] == S::N) best.take(Candidate<A>(stage[S::at(i, k)], i));
       best.among_lanes(32);
       if (thread == 0) {
         pivots[k] = best.row;
