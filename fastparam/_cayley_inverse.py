@@ -12,9 +12,18 @@ _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch
 
 
 class NotOrthogonalError(ValueError, NotImplementedError):
-    """A matrix has no inverse under a map onto orthogonal matrices.
+    r"""A matrix has no inverse under a map onto orthogonal matrices: beyond rounding,
+
+    .. math:: \max_{ij} |Q^T Q - I|_{ij} > 0
 
     An assignment shows it to the user; on registration torch takes the second base class as "start from this weight as the free parameter".
+
+    Example:
+        >>> try:
+        ...     fastparam.SkewCayley().right_inverse(torch.ones(2, 2))
+        ... except fastparam.NotOrthogonalError as error:
+        ...     print(error)
+        SkewCayley: expected a matrix with orthonormal rows and columns, got one with max |Q^T Q - I| = 2
     """
 
 
