@@ -27,30 +27,6 @@ class LinearSymmetric(nn.Module):
         return x @ (self.weight.triu() + self.weight.triu(1).mT)
 
 
-class MatrixExponential(nn.Module):
-    """Skew-symmetric -> orthogonal, symmetric -> positive definite. Eager form."""
-
-    def forward(self, X: Tensor) -> Tensor:
-        return torch.matrix_exp(X)
-
-
-class CayleyMap(nn.Module):
-    """Q = (I + A)^-1 (I - A): skew-symmetric -> orthogonal without eigenvalue -1. Eager form."""
-
-    Id: Tensor
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.register_buffer("Id", torch.eye(n))
-
-    def forward(self, A: Tensor) -> Tensor:
-        return torch.linalg.solve(self.Id + A, self.Id - A)
-
-    def right_inverse(self, Q: Tensor) -> Tensor:
-        """Returns A = (I - Q) (I + Q)^-1; the map is its own inverse, and both factors commute. Exact where I + Q is invertible."""
-        return torch.linalg.solve(self.Id + Q, self.Id - Q)
-
-
 class Counting(nn.Module):
     """The identity, counting its calls: shows when a weight is computed. Eager form."""
 
@@ -97,14 +73,6 @@ def constrained(layer: nn.Module, *maps: nn.Module) -> Any:
     for module in maps:
         parametrize.register_parametrization(layer, "weight", module)
     return layer
-
-
-def rotation(n: int) -> Tensor:
-    """Returns a random orthogonal matrix of determinant +1."""
-    Q = nn.init.orthogonal_(torch.empty(n, n))
-    if Q.det() < 0:
-        Q[0].neg_()
-    return Q
 
 
 def by_hand() -> None:
@@ -175,13 +143,13 @@ def caching() -> None:
 
 
 def concatenating() -> None:
-    for orthogonal_map in (CayleyMap(3), MatrixExponential()):
+    for orthogonal_map in (fastparam.CayleyMap(3), fastparam.MatrixExponential()):
         layer = constrained(nn.Linear(3, 3), fastparam.Skew(), orthogonal_map)
         assert len(layer.parametrizations.weight) == 2
         assert_close(layer.weight.mT @ layer.weight, torch.eye(3), rtol=0.0, atol=1e-4)
         assert_close(layer.weight.det(), torch.tensor(1.0), rtol=0.0, atol=1e-4)
 
-    weight = constrained(nn.Linear(3, 3), fastparam.Symmetric(), MatrixExponential()).weight
+    weight = constrained(nn.Linear(3, 3), fastparam.Symmetric(), fastparam.MatrixExponential()).weight
     assert_close(weight, weight.mT)
     assert (torch.linalg.eigvalsh(weight) > 0).all()
 
@@ -212,19 +180,41 @@ def initialising() -> None:
         layer.weight = X - X.mT
         assert_close(layer.weight, X - X.mT)
 
-    layer = constrained(nn.Linear(3, 3), fastparam.Skew(), CayleyMap(3))
-    for _ in range(10):
-        Q = rotation(3)
-        layer.weight = Q
-        assert_close(layer.weight, Q, rtol=1e-4, atol=1e-4)
-    A, cayley = fastparam.functional.skew(torch.randn(3, 3)), layer.parametrizations.weight[1]
+    layer = constrained(nn.Linear(3, 3), fastparam.Skew(), fastparam.CayleyMap(3))
+    for _ in range(5):
+        Q = nn.init.orthogonal_(torch.empty(3, 3))
+        for any_orthogonal in (Q, -Q):  # one of determinant 1, the other of -1, which the map alone does not reach
+            layer.weight = any_orthogonal
+            assert_close(layer.weight, any_orthogonal, rtol=1e-5, atol=1e-5)
+    A = fastparam.functional.skew(torch.randn(3, 3))
+    cayley = fastparam.CayleyMap()
     assert_close(cayley.right_inverse(cayley(A)), A, rtol=1e-4, atol=1e-4)
 
-    # The tutorial's one-line form. It needs determinant +1, which torch.nn.init.orthogonal_ gives half of the time.
+    layer.weight = fresh = nn.init.orthogonal_(layer.weight)  # the tutorial's one-line form
+    assert_close(layer.weight, fresh, rtol=1e-5, atol=1e-5)
+    before = layer.weight
+    try:
+        layer.weight = torch.ones(3, 3)
+        raise AssertionError("not orthogonal")
+    except ValueError as error:
+        assert "max |Q^T Q - I| = 3" in str(error) and torch.equal(layer.weight, before), "refused, and the layer is as it was"
+
+
+def orthogonal_in_one() -> None:
+    chain = constrained(nn.Linear(4, 4), fastparam.Skew(), fastparam.CayleyMap())
+    fused = constrained(nn.Linear(4, 4), fastparam.SkewCayley())
+    fused.parametrizations.weight.original = chain.parametrizations.weight.original
+    assert_close(fused.weight, chain.weight)
+
+    tall = constrained(nn.Linear(3, 8), fastparam.SkewCayley()).weight
+    assert_close(tall.mT @ tall, torch.eye(3), rtol=0.0, atol=1e-5)
+
     torch.manual_seed(1)
-    layer.weight = fresh = nn.init.orthogonal_(layer.weight)
-    assert fresh.det() > 0
-    assert_close(layer.weight, fresh, rtol=1e-4, atol=1e-4)
+    theirs = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="cayley")
+    torch.manual_seed(1)
+    ours = fastparam.parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="cayley")
+    assert_close(ours.weight, theirs.weight, rtol=1e-5, atol=1e-5)
+    assert list(ours.state_dict()) == list(theirs.state_dict()) and ours.load_state_dict(theirs.state_dict())
 
 
 def pruning() -> None:
@@ -289,7 +279,7 @@ def removing() -> None:
 
 SECTIONS = (
     *(by_hand, registering, inspecting, first_class, caching, concatenating),
-    *(whole_model, initialising, pruning, pruning_by_name, several_inputs, changing_shape, removing),
+    *(whole_model, initialising, orthogonal_in_one, pruning, pruning_by_name, several_inputs, changing_shape, removing),
 )
 
 if __name__ == "__main__":
