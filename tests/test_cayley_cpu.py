@@ -166,6 +166,9 @@ def test_whole_matrices_that_are_not_skew(n):
     A[2] = A[2].triu(1) - A[2].triu(1).mT
     Q, eye = ops.cayley(A, 0.1), torch.eye(n)
     assert torch.equal(Q[2], ops.skew_cayley(A[2], 0.1))
+    half = A.bfloat16()
+    assert torch.equal(ops.cayley(half[2], 0.1), ops.skew_cayley(half[2], 0.1))
+    torch.testing.assert_close(ops.cayley(half, 0.1), Q.bfloat16(), rtol=0.1, atol=0.1)
     torch.testing.assert_close(Q, torch.linalg.solve(eye + 0.1 * A, eye - 0.1 * A), rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError, match="singular"):
         ops.cayley(torch.stack([A[2], -eye]))

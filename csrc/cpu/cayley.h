@@ -105,6 +105,7 @@ struct Prefetch {
   const char *first, *second, *written;
   int64_t left, share;  // lines
 
+  Prefetch() : first(nullptr), second(nullptr), written(nullptr), left(0), share(0) {}
   FASTPARAM_INLINE Prefetch(const void* first, const void* second, const void* written, int64_t bytes, int64_t ticks)
       : first(static_cast<const char*>(first)),
         second(static_cast<const char*>(second)),
@@ -128,7 +129,10 @@ struct Source {
   Layout layout;
 
   FASTPARAM_INLINE Source(const CayleyMap<In>& map, int64_t matrix)
-      : x(map.in + matrix * map.entries()), end(map.in + map.batch * map.entries()), n(map.n), layout(map.layout) {}
+      : x(map.in + matrix * map.entries()),
+        end(map.in + map.batch * map.entries()),
+        n(map.n),
+        layout(map.layout) {}
 
   // Entry (i, j) is row(i)[j], for the j of the triangle.
   FASTPARAM_INLINE const In* row(int64_t i) const { return layout == Layout::Packed ? x + i * n - i * (i + 1) / 2 - i - 1 : x + i * n; }

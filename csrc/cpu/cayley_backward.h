@@ -64,7 +64,7 @@ struct LanesBackward {
 template <class T, int Bytes>
 struct BackwardSteps {
   static constexpr int W = Bytes / sizeof(T);
-  static constexpr int64_t kDepth = 256;  // of a product at a time
+  static constexpr int64_t kDepth = 256, kRows = 24;  // of a product at a time
   using V = Vec<T, W>;
 
   const CayleyGradient<T> map;
@@ -84,6 +84,13 @@ struct BackwardSteps {
         TT(P + n * stride),
         U(TT + n * stride) {}
 
+  // Of small matrices: Q or G of the next, and where this gradient goes.
+  FASTPARAM_INLINE Prefetch following(int64_t m, bool first) const {
+    if (n > kStrip || m + 1 >= map.batch) return Prefetch();
+    const T* const next = (first ? Q : G) + n * n;
+    return Prefetch(next, next, first ? D : U, n * n * sizeof(T), (n + kRows - 1) / kRows);
+  }
+
   FASTPARAM_INLINE void set_rows(int64_t begin, int64_t end) const {
     const T* const last = map.Q + map.batch * n * n;
     for (int64_t i = begin; i < end; ++i) {
@@ -98,14 +105,28 @@ struct BackwardSteps {
     }
   }
 
-  // Rows [begin, end) and columns [j, last) of T, or of U.
+  // Columns [j, last) of T, or of U, at most a strip of them.
   template <bool First>
-  FASTPARAM_INLINE void product(int64_t begin, int64_t end, int64_t j, int64_t last) const {
+  FASTPARAM_INLINE void product(int64_t j, int64_t last, Prefetch next) const {
+    const T *A = First ? G : P, *B = First ? P : TT;
+    const int64_t a_stride = First ? n : stride;
+    alignas(64) T panel[kDepth * kStrip];
     for (int64_t k = 0; k < n; k += kDepth) {
       const int64_t depth = std::min(kDepth, n - k);
-      const auto product = First ? Product<T, Bytes>{G + k * n, n, P + k * stride, stride, TT, stride, depth, k > 0}
-                                 : Product<T, Bytes>{P + k, stride, TT + k * stride, stride, U, stride, depth, k > 0};
-      product.template run<First>(begin, end, j, last);
+      const T* b = B + k * stride + j;
+      if (n > kDepth) copy_strip(b, stride, depth, last - j, panel);
+      const Product<T, Bytes> product{A + (First ? k * n : k),
+                                      a_stride,
+                                      n > kDepth ? panel : b,
+                                      n > kDepth ? kStrip : stride,
+                                      (First ? TT : U) + j,
+                                      stride,
+                                      depth,
+                                      k > 0};
+      for (int64_t i = 0; i < n; i += kRows) {
+        next.tick();
+        product.template run<First>(i, std::min(i + kRows, n), 0, last - j);
+      }
     }
   }
 
@@ -160,7 +181,8 @@ struct BackwardShare {
       for (int64_t r = first; r < last; r += Bytes / sizeof(T)) steps.collapse(r);
     if constexpr (step == BackwardStep::First || step == BackwardStep::Second)
       for (int64_t j = first; j < last; j += kStrip)
-        steps.template product<step == BackwardStep::First>(0, steps.n, j, std::min(j + kStrip, steps.width));
+        steps.template product<step == BackwardStep::First>(j, std::min(j + kStrip, steps.width),
+                                                            steps.following(m, step == BackwardStep::First));
   }
 };
 

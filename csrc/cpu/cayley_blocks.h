@@ -1,8 +1,8 @@
 // Larger matrices: elimination with a block of pivots at once.
 //
 // With D = (I + S_kk)^-1 - I of the diagonal block, P = S_k + D S_k for its rows, P_kk = D, and of all other rows
-// S_i <- S_i - S_ik P, where S_ik on the right is what it was, and at its own place first becomes -S_ik. All work is in the last product, of
-// which strips of columns are independent of each other: they are what threads share, and no result depends on how.
+// S_i <- S_i - S_ik P, where S_ik on the right is what it was, and at its own place first becomes -S_ik. All work is in the last product,
+// of which strips of columns are independent of each other: they are what threads share, and no result depends on how.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -12,7 +12,7 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kLeaf = 64;        // largest order inverted by rows
+constexpr int64_t kLeaf = 64;         // largest order inverted by rows
 constexpr int64_t kLargeBlock = 256;  // pivots at once from order kLarge on, whose blocks are themselves inverted by blocks
 constexpr int64_t kLarge = 512;
 constexpr int64_t kParallelOrder = 192;  // orders from this on share the work of one matrix among threads
@@ -59,19 +59,15 @@ struct StripBody {
     for (int64_t strip = begin; strip < end; ++strip) {
       const int64_t j = strip * kStrip, columns = std::min<int64_t>(kStrip, S.width - j);
       T* const rows = S.S + k * S.stride + j;
-      copy(rows, S.stride, D.rows, columns, panel);
+      copy_strip(rows, S.stride, D.rows, columns, panel);
       Product<T, Bytes>{D.S, D.stride, panel, kStrip, rows, S.stride, D.rows, true}.template run<false>(0, D.rows, 0, columns);
       for (int64_t c = std::max(j, k); c < std::min(j + columns, k + D.rows); ++c)
         for (int64_t i = 0; i < D.rows; ++i) S.S[(k + i) * S.stride + c] = D.S[i * D.stride + c - k];
-      copy(rows, S.stride, D.rows, columns, panel);
+      copy_strip(rows, S.stride, D.rows, columns, panel);
       const Product<T, Bytes> product{column, D.width, panel, kStrip, S.S + j, S.stride, D.rows, true};
       product.template run<false>(0, k, 0, columns);
       product.template run<false>(k + D.rows, S.rows, 0, columns);
     }
-  }
-  static FASTPARAM_INLINE void copy(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < columns; ++j) to[i * kStrip + j] = from[i * stride + j];
   }
 };
 
@@ -103,14 +99,14 @@ inline int64_t block_scratch(int64_t n) {
 template <class T>
 struct LeafInvert {
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const Square<T>* S) {
-    Rows<T, Bytes>{S->S, static_cast<int>(S->rows), static_cast<int>(S->stride)}.invert(static_cast<int>(S->width));
+  static FASTPARAM_INLINE void run(const Square<T>* S, const Prefetch* next) {
+    Rows<T, Bytes>{S->S, static_cast<int>(S->rows), static_cast<int>(S->stride), *next}.invert(static_cast<int>(S->width));
   }
 };
 
 template <class T>
-void invert(const Square<T>& S, T* scratch) {
-  if (S.rows <= kLeaf) return run_simd<LeafInvert<T>>(&S);
+void invert(const Square<T>& S, T* scratch, const Prefetch& next) {
+  if (S.rows <= kLeaf) return run_simd<LeafInvert<T>>(&S, &next);
   const int64_t block = block_of(S.rows), lanes = vector_bytes() / sizeof(T);
   for (int64_t k = 0; k < S.rows; k += block) {
     const Padded<T> padded(std::min(block, S.rows - k), lanes);
@@ -118,7 +114,7 @@ void invert(const Square<T>& S, T* scratch) {
     T* const column = scratch + block * block_stride(block);
     const BlockStep<T> step{S, D, column, k};
     run_simd<ColumnBody<T>>(&step);
-    invert(D, column + (S.rows + 4) * block_stride(block));
+    invert(D, column + (S.rows + 4) * block_stride(block), Prefetch());
     parallel_strips<StripBody<T>>(S.rows, (S.width + kStrip - 1) / kStrip, &step);
   }
 }
@@ -205,7 +201,8 @@ bool matrix_forward(const CayleyMap<In>& map, int64_t m, void* scratch) {
     parallel_strips<BeforeBody<T, In>>(n, strips, &forward);
     if (!holds()) return false;
   }
-  invert(S, rest);
+  const In* const following = map.in + std::min(m + 1, map.batch - 1) * map.entries();
+  invert(S, rest, Prefetch(following, following, map.out + m * n * n, n * n * sizeof(In), S.rows / kPivots));
   parallel_strips<AfterBody<T, In>>(n, strips, &forward);
   return holds();
 }

@@ -112,18 +112,20 @@ void narrow(const float* from, int64_t size, T* to) {
 template <class T>
 void forward(const CayleyMap<T>& map) {
   if constexpr (sizeof(T) >= 4) {
-    over_batch(map.batch, map.n, forward_scratch<T>(map.n), [&](int64_t begin, int64_t end, void* scratch) { forward_share(map, begin, end, scratch); });
+    over_batch(map.batch, map.n, forward_scratch<T>(map.n),
+               [&](int64_t begin, int64_t end, void* scratch) { forward_share(map, begin, end, scratch); });
   } else {
     const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n, buffer = buffer_of(chunk * size);
-    over_batch(map.batch, map.n, 2 * buffer * sizeof(float) + forward_scratch<float>(map.n), [&](int64_t begin, int64_t end, void* scratch) {
-      float *in = static_cast<float*>(scratch), *out = in + buffer, *rest = out + buffer;
-      for (int64_t m = begin; m < end; m += chunk) {
-        const int64_t count = std::min(chunk, end - m);
-        widen(map.in + m * map.entries(), count * map.entries(), in);
-        forward_share(CayleyMap<float>{in, out, map.n, count, map.alpha, map.layout, map.failed + m}, 0, count, rest);
-        narrow(out, count * size, map.out + m * size);
-      }
-    });
+    over_batch(map.batch, map.n, 2 * buffer * sizeof(float) + forward_scratch<float>(map.n),
+               [&](int64_t begin, int64_t end, void* scratch) {
+                 float *in = static_cast<float*>(scratch), *out = in + buffer, *rest = out + buffer;
+                 for (int64_t m = begin; m < end; m += chunk) {
+                   const int64_t count = std::min(chunk, end - m);
+                   widen(map.in + m * map.entries(), count * map.entries(), in);
+                   forward_share(CayleyMap<float>{in, out, map.n, count, map.alpha, map.layout, map.failed + m}, 0, count, rest);
+                   narrow(out, count * size, map.out + m * size);
+                 }
+               });
   }
 }
 
@@ -134,16 +136,17 @@ void backward(const CayleyGradient<T>& map) {
                [&](int64_t begin, int64_t end, void* scratch) { backward_share(map, begin, end, scratch); });
   } else {
     const int64_t chunk = std::min(chunk_of(map.n), map.batch), size = map.n * map.n, buffer = buffer_of(chunk * size);
-    over_batch(map.batch, map.n, 3 * buffer * sizeof(float) + backward_scratch<float>(map.n), [&](int64_t begin, int64_t end, void* scratch) {
-      float *G = static_cast<float*>(scratch), *Q = G + buffer, *out = Q + buffer, *rest = out + buffer;
-      for (int64_t m = begin; m < end; m += chunk) {
-        const int64_t count = std::min(chunk, end - m);
-        widen(map.G + m * size, count * size, G);
-        widen(map.Q + m * size, count * size, Q);
-        backward_share(CayleyGradient<float>{G, Q, out, map.n, count, map.alpha, map.kind}, 0, count, rest);
-        narrow(out, count * map.entries(), map.out + m * map.entries());
-      }
-    });
+    over_batch(map.batch, map.n, 3 * buffer * sizeof(float) + backward_scratch<float>(map.n),
+               [&](int64_t begin, int64_t end, void* scratch) {
+                 float *G = static_cast<float*>(scratch), *Q = G + buffer, *out = Q + buffer, *rest = out + buffer;
+                 for (int64_t m = begin; m < end; m += chunk) {
+                   const int64_t count = std::min(chunk, end - m);
+                   widen(map.G + m * size, count * size, G);
+                   widen(map.Q + m * size, count * size, Q);
+                   backward_share(CayleyGradient<float>{G, Q, out, map.n, count, map.alpha, map.kind}, 0, count, rest);
+                   narrow(out, count * map.entries(), map.out + m * map.entries());
+                 }
+               });
   }
 }
 
@@ -207,25 +210,48 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha) {
   if (Q.numel() == 0) return Q;
   const Tensor given = v.contiguous();
   const auto failed = forward(given, Q, alpha, Layout::Packed);
-  solve_failed(given.view({Q.numel() / (n * n), given.size(-1)}), Q.view({-1, n, n}), failed, [&](const Tensor& x) { return fallback::skew_cayley_packed(x, alpha); });
+  solve_failed(given.view({Q.numel() / (n * n), given.size(-1)}), Q.view({-1, n, n}), failed,
+               [&](const Tensor& x) { return fallback::skew_cayley_packed(x, alpha); });
   return Q;
 }
 
-// Matrices that are not skew are solved, as are the others where any is not: gathered, each kind by its own means.
+// One flag a matrix of A, contiguous: whether it is not skew.
+std::vector<uint8_t> not_skew(const Tensor& A) {
+  const int64_t n = A.size(-1), batch = A.numel() / (n * n);
+  std::vector<uint8_t> result(batch);
+  FASTPARAM_DISPATCH(A.scalar_type(), "cayley", [&] {
+    const scalar_t* const data = A.const_data_ptr<scalar_t>();
+    at::parallel_for(0, batch, std::max<int64_t>(1, kGrain / (n * n)), [&](int64_t begin, int64_t end) {
+      if constexpr (sizeof(scalar_t) >= 4) {
+        const CayleyMap<scalar_t> map{data, nullptr, n, batch, 0, Layout::Upper, result.data()};
+        run_simd<SkewTest<scalar_t>>(&map, begin, end);
+      } else {
+        const Scratch scratch(n * n * sizeof(float));
+        for (int64_t m = begin; m < end; ++m) {
+          widen(data + m * n * n, n * n, static_cast<float*>(scratch.get()));
+          const CayleyMap<float> map{static_cast<float*>(scratch.get()), nullptr, n, 1, 0, Layout::Upper, result.data() + m};
+          run_simd<SkewTest<float>>(&map, int64_t(0), int64_t(1));
+        }
+      }
+    });
+  });
+  return result;
+}
+
+// Matrices that are not skew are solved, the skew ones among them gathered for the kernel.
 Tensor cayley(const Tensor& A, double alpha) {
   check_cayley("cayley", "A", A, alpha);
   if (A.is_complex()) return warn_no_kernel(A), fallback::cayley(A, alpha);
   if (A.numel() == 0) return at::detail::empty_cpu(A.sizes(), A.options());
   const int64_t n = A.size(-1);
   const Tensor given = A.contiguous().view({-1, n, n});
-  const Tensor skew = given.eq(given.mT().neg()).flatten(1).all(1);
-  if (skew.all().item<bool>()) return skew_cayley(given, alpha, false).view(A.sizes());
-  Tensor Q = at::detail::empty_cpu(given.sizes(), A.options());
+  const auto other = not_skew(given);
+  if (std::none_of(other.begin(), other.end(), [](uint8_t f) { return f != 0; })) return skew_cayley(given, alpha, false).view(A.sizes());
   const Tensor finite = given.isfinite().flatten(1).all(1);
-  const Tensor kernel = at::nonzero(skew).squeeze(1), solve = at::nonzero(skew.logical_not() & finite).squeeze(1);
-  Q.fill_(std::numeric_limits<double>::quiet_NaN());
-  if (kernel.numel() > 0) Q.index_copy_(0, kernel, skew_cayley(given.index_select(0, kernel), alpha, false));
-  if (solve.numel() > 0) Q.index_copy_(0, solve, fallback::cayley(given.index_select(0, solve), alpha));
+  const Tensor solved = at::tensor(c10::ArrayRef<uint8_t>(other), at::kByte).to(at::kBool) & finite, skew = solved.logical_not() & finite;
+  Tensor Q = at::full(given.sizes(), std::numeric_limits<double>::quiet_NaN(), A.options());
+  if (skew.any().item<bool>()) Q.index_put_({skew}, skew_cayley(given.index({skew}), alpha, false));
+  if (solved.any().item<bool>()) Q.index_put_({solved}, fallback::cayley(given.index({solved}), alpha));
   return Q.view(A.sizes());
 }
 

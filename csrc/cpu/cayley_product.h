@@ -7,6 +7,12 @@ namespace fastparam::cpu {
 
 constexpr int kStrip = 64;  // columns of a strip: what of B and of the result is worked on at a time
 
+template <class T>
+FASTPARAM_INLINE void copy_strip(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[i * kStrip + j] = from[i * stride + j];
+}
+
 // O = A B, or with `add` O += A B, with A^T for A where Transposed. Columns are whole vectors.
 template <class T, int Bytes>
 struct Product {

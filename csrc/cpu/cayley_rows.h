@@ -34,8 +34,7 @@ struct PivotInverse {
     D[1][0] = f10 - (z10 * D[2][0] + z11 * D[3][0]), D[1][1] = f11 - (z10 * D[2][1] + z11 * D[3][1]);
     D[0][2] = -(z00 * g00 + z01 * g10), D[0][3] = -(z00 * g01 + z01 * g11);
     D[1][2] = -(z10 * g00 + z11 * g10), D[1][3] = -(z10 * g01 + z11 * g11);
-    for (int i = 0; i < kPivots; ++i)
-      delta[i] = -(D[i][0] * s(0, i) + D[i][1] * s(1, i) + D[i][2] * s(2, i) + D[i][3] * s(3, i));
+    for (int i = 0; i < kPivots; ++i) delta[i] = -(D[i][0] * s(0, i) + D[i][1] * s(1, i) + D[i][2] * s(2, i) + D[i][3] * s(3, i));
   }
 };
 
@@ -50,6 +49,7 @@ struct Rows {
 
   T* S;
   int rows, stride;
+  Prefetch next;
 
   // One step, for the columns j, ..., j + C * W - 1. With `ahead` it has the next pivots inverted as soon as they are there.
   template <int C>
@@ -103,21 +103,23 @@ struct Rows {
 
   // All columns in one tile of C vectors.
   template <int C>
-  FASTPARAM_INLINE void invert_narrow() const {
-    PivotInverse<T> now, next;
-    next.set(S, stride);
+  FASTPARAM_INLINE void invert_narrow() {
+    PivotInverse<T> now, ahead;
+    ahead.set(S, stride);
     for (int k = 0; k < rows; k += kPivots) {
-      now = next;
-      tile<C>(now, k, 0, &next);
+      now = ahead;
+      next.tick();
+      tile<C>(now, k, 0, &ahead);
       set_diagonal(now, k);
     }
   }
 
   // By tiles, the one that holds the pivots' columns last: the others need them.
-  FASTPARAM_INLINE void invert_wide(int width) const {
+  FASTPARAM_INLINE void invert_wide(int width) {
     PivotInverse<T> pivots;
     const int tiles = (width + kTile * W - 1) / (kTile * W);
     for (int k = 0; k < rows; k += kPivots) {
+      next.tick();
       pivots.set(S + k * stride + k, stride);
       for (int t = 1; t <= tiles; ++t) {
         const int j = (k / (kTile * W) + t) % tiles * (kTile * W);
@@ -132,7 +134,7 @@ struct Rows {
     }
   }
 
-  FASTPARAM_INLINE void invert(int width) const {
+  FASTPARAM_INLINE void invert(int width) {
     if (width > kTile * W) return invert_wide(width);
     switch (width / W) {
       case 1: return invert_narrow<1>();
@@ -189,7 +191,40 @@ template <class T>
 struct Padded {
   int64_t rows, width, stride;
   FASTPARAM_INLINE Padded(int64_t n, int64_t lanes)
-      : rows((n + kPivots - 1) / kPivots * kPivots), width((rows + lanes - 1) / lanes * lanes), stride(width > 64 ? width + 16 : width) {}
+      : rows((n + kPivots - 1) / kPivots * kPivots),
+        width((rows + lanes - 1) / lanes * lanes),
+        stride(width > 64 ? width + 16 : width) {}
+};
+
+// ---- is A skew? ---------------------------------------------------------------------------------------------------------------------
+
+// Sets failed where A is not exactly -A^T.
+template <class T>
+struct SkewTest {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyMap<T>* map, int64_t begin, int64_t end) {
+    constexpr int W = Bytes / sizeof(T);
+    const int64_t n = map->n, whole = n / W * W;
+    for (int64_t m = begin; m < end; ++m) {
+      const T* A = map->in + m * n * n;
+      bool skew = true;
+      for (int64_t r = 0; r < whole && skew; r += W)
+        for (int64_t c = r; c < whole; c += W) skew &= tiles<W>(A, n, r, c);
+      for (int64_t i = 0; i < n && skew; ++i)  // what whole tiles leave
+        for (int64_t j = std::max(i, whole); j < n; ++j) skew &= A[i * n + j] == -A[j * n + i];
+      map->failed[m] = !skew;
+    }
+  }
+  template <int W>
+  static FASTPARAM_INLINE bool tiles(const T* A, int64_t n, int64_t r, int64_t c) {
+    using V = Vec<T, W>;
+    V t[W];
+    for (int l = 0; l < W; ++l) t[l] = load<V>(A + (r + l) * n + c);
+    transpose<T, W>(t);
+    auto same = ~Vec<MaskElement<T>, W>{};
+    for (int l = 0; l < W; ++l) same &= t[l] == -load<V>(A + (c + l) * n + r);
+    return all(same);
+  }
 };
 
 }  // namespace fastparam::cpu
