@@ -18,6 +18,9 @@ namespace {
 
 bool is_wide(const Tensor& X) { return X.sym_size(-2) < X.sym_size(-1); }
 
+// NaN all over where C is not finite somewhere.
+Tensor inverse(const Tensor& C) { return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true); }
+
 // X, tall, as A1 and B in double precision.
 struct Blocks {
   Tensor A1, B;
@@ -32,15 +35,11 @@ struct Blocks {
   Tensor C(double alpha) const {
     return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(conj_transpose(B), B);
   }
-  // NaN all over where X is not finite somewhere.
-  Tensor W(double alpha) const {
-    const Tensor C = this->C(alpha);
-    return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true);
-  }
+  Tensor W(double alpha) const { return inverse(C(alpha)); }
 };
 
-Tensor closed_form(const Blocks& X, double alpha) {
-  const Tensor W = X.W(alpha);
+Tensor closed_form(const Blocks& X, const Tensor& C, double alpha) {
+  const Tensor W = inverse(C);
   return at::cat({2 * W - at::eye_symint(W.sym_size(-1), W.options()), at::matmul(X.B, (-2 * alpha) * W)}, -2);
 }
 
@@ -54,12 +53,15 @@ Tensor by_qr(const Blocks& X, double alpha) {
   return at::cat({Q.narrow(-2, 0, k), at::matmul(Qb, Q.narrow(-2, k, r))}, -2);
 }
 
-// The matrices of a batch whose columns are not of norm 1 are done again.
+// The matrices of a batch for which float64 is not enough (the rounding of C reaches that of the result), and those whose columns are
+// not of norm 1, are done again.
 Tensor with_guard(const Blocks& X, double alpha, double epsilon) {
-  Tensor Q = closed_form(X, alpha);
+  const Tensor C = X.C(alpha);
+  Tensor Q = closed_form(X, C, alpha);
+  const Tensor small = C.abs().amax({-2, -1}) <= 64 * epsilon / std::numeric_limits<double>::epsilon();
   const double tolerance = 4 * std::sqrt(static_cast<double>(Q.size(-2))) * epsilon;
   const Tensor norms = at::linalg_vector_norm(Q, 2, -2);
-  const Tensor good = ((norms - 1).abs() <= tolerance).all(-1).logical_or(norms.isnan().all(-1));
+  const Tensor good = ((norms - 1).abs() <= tolerance).all(-1).logical_and(small).logical_or(norms.isnan().all(-1));
   if (good.all().item<bool>()) return Q;
   const Tensor bad = good.logical_not();
   Blocks again = X;
@@ -72,7 +74,9 @@ Tensor tall(const Tensor& X, double alpha, bool lower) {
   const Blocks blocks(X, lower);
   const bool is_double = at::toRealValueType(X.scalar_type()) == at::kDouble;
   const double epsilon = is_double ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-  const Tensor Q = X.is_cpu() ? with_guard(blocks, alpha, epsilon) : is_double ? by_qr(blocks, alpha) : closed_form(blocks, alpha);
+  const Tensor Q = X.is_cpu()  ? with_guard(blocks, alpha, epsilon)
+                   : is_double ? by_qr(blocks, alpha)
+                               : closed_form(blocks, blocks.C(alpha), alpha);
   return Q.to(X.scalar_type());
 }
 
