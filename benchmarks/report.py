@@ -224,7 +224,7 @@ def plot(rows: list[Row], path: Path) -> None:
     lines: dict[tuple[str, str, str], list[tuple[int, Row]]] = {}
     for row in rows:
         sizes = row["shape"].split("x")
-        if len(sizes) == 2 and row["dtype"] == "float32" and row["of_floor"] is not None and not row["op"].startswith("layer."):
+        if len(sizes) == 2 and sizes[0] == sizes[1] and row["dtype"] == "float32" and row["of_floor"] is not None and not row["op"].startswith("layer."):
             lines.setdefault((row["op"], row["device"], row["pass"]), []).append((int(sizes[-1]), row))
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
