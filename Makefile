@@ -1,6 +1,8 @@
 # Two commands for a fresh machine with python3 and a C++ compiler:
 #   make demo   environment, build, an example on real data and a short benchmark table
 #   make test   environment, build, all tests
+# and on a machine with a GPU, whose environment has torch, pybind11, ninja, pytest and pytest-benchmark:
+#   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:
 TORCH ?= torch==2.13.0
 
@@ -9,7 +11,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test bench lint cmake clean tools
+.PHONY: demo test bench gpu lint cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -32,6 +34,10 @@ test: tools
 bench: tools
 	$(BUILD) ".[bench,rivals]"
 	$(PY) -m pytest -q benchmarks --save-results
+
+# Installs nothing: it works offline, in place, and says what is missing.
+gpu:
+	@$(or $(shell command -v $(PY)),$(PYTHON)) benchmarks/gpu.py
 
 lint: tools
 	$(BUILD) ".[lint]"

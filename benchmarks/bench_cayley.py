@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from measure import Case, Draw, Map, Op, grid, weight_of
+from measure import Case, Draw, Map, Op, Work, grid, weight_of
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
@@ -175,7 +175,7 @@ def gaussian(norm: float, vector: bool = False) -> Draw:
     def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         n = shape[-1]
         wanted = (*shape[:-2], n * (n - 1) // 2) if vector else shape
-        return torch.randn(wanted, generator=generator) * norm / (2 * shape[-2] ** 0.5)
+        return torch.randn(wanted, generator=generator, device=generator.device) * norm / (2 * shape[-2] ** 0.5)
 
     return draw
 
@@ -195,12 +195,17 @@ PACKED = ("eager", "compile", "PEFT exact", "PEFT Neumann-5", "fastparam", "floo
 TALL = ("eager", "geotorch", "fastparam", "floor")
 
 
+# Forward reads a triangle and writes Q; backward reads Q and G and writes the triangle that counts, with zeros.
+WORK = Work(words=(1.5, 4.5), flops=(2, 6))
+WORK_PACKED = Work(words=(1.5, 4), flops=(2, 6))
+
+
 def full_op(name: str, norm: float) -> Op:
-    return Op(name, square, SQUARE, gaussian(norm), MEANS, orthogonality)
+    return Op(name, square, SQUARE, gaussian(norm), MEANS, orthogonality, WORK)
 
 
 def vector_op(name: str, norm: float) -> Op:
-    return Op(name, packed, PACKED, gaussian(norm, vector=True), MEANS_PACKED, orthogonality)
+    return Op(name, packed, PACKED, gaussian(norm, vector=True), MEANS_PACKED, orthogonality, WORK_PACKED)
 
 
 SKEW = full_op("skew_cayley", 1.0)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from measure import Case, Map, Op, grid, weight_of
+from measure import GPUS, Case, Map, Op, Work, grid, weight_of
 from torch import Tensor, nn
 from torch.nn.utils.prune import CustomFromMask
 
@@ -87,13 +87,15 @@ OTHER_DTYPES = (torch.float64, torch.bfloat16, torch.float16)
 RIVALS = ("eager", "compile", "bool mask", "where", "masked_fill", "torch prune", "fastparam", "fastparam bool", "floor")
 SHORT = ("eager", "compile", "where", "fastparam", "floor")
 
-PRUNE = Op("masked_prune", elementwise, contenders=RIVALS)
+BROADCAST = Work(words=(2, 4))
+PRUNE = Op("masked_prune", elementwise, contenders=RIVALS, work=Work(words=(2, 4), bits=(1, 2)))
 CASES: list[Case] = [*grid(PRUNE, CALLS + SQUARES + OTHERS, quick=QUICK)]
+CASES += grid(PRUNE, ((8192, 8192),), devices=GPUS)
 CASES += grid(PRUNE, ((16, 16), (1024, 1024)), dtypes=OTHER_DTYPES)
-CASES += grid(Op("masked_prune row mask", broadcast(1), contenders=SHORT), ((1024, 1024),))
-CASES += grid(Op("masked_prune column mask", broadcast(0), contenders=SHORT), ((1024, 1024),))
-CASES += grid(Op("masked_prune channel mask", broadcast(0), contenders=SHORT), ((512, 512, 3, 3),))
-CASES += grid(Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT), ((512, 512, 3, 3),))
+CASES += grid(Op("masked_prune row mask", broadcast(1), contenders=SHORT, work=BROADCAST), ((1024, 1024),))
+CASES += grid(Op("masked_prune column mask", broadcast(0), contenders=SHORT, work=BROADCAST), ((1024, 1024),))
+CASES += grid(Op("masked_prune channel mask", broadcast(0), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),))
+CASES += grid(Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),))
 CASES += grid(
     Op("layer.weight pruned", layers, contenders=("eager", "fastparam", "floor")), ((16, 16),), quick=((16, 16),), passes=(False,)
 )

@@ -25,7 +25,17 @@ Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+GPUS = tuple(device for device in DEVICES if device == "cuda")  # for shapes that are too large for a CPU's patience
 DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass cannot avoid, forward and forward + backward: words and bits to move an entry, operations an entry and row length."""
+
+    words: tuple[float, float]
+    bits: tuple[float, float] = (0, 0)
+    flops: tuple[float, float] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,10 @@ class Op:
     name: str
     build: Callable[[Tensor], Mapping[str, Map | None]]
     contenders: tuple[str, ...] = ("eager", "compile", "fastparam", "floor")
-    draw: Draw = lambda shape, generator: torch.randn(shape, generator=generator)
+    draw: Draw = lambda shape, generator: torch.randn(shape, generator=generator, device=generator.device)
     means: Mapping[str, Map] = field(default_factory=dict)
     defect: Callable[[Tensor], float] | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,16 @@ class Case:
     backward: bool = False
     quick: bool = False
     rounds: int = 7  # at least
+
+    @property
+    def moved(self) -> float:
+        """Bytes that must move; NaN where nobody has counted them."""
+        work, entries = self.op.work, math.prod(self.shape)
+        return entries * (work.words[self.backward] * self.dtype.itemsize + work.bits[self.backward] / 8) if work else math.nan
+
+    @property
+    def flops(self) -> float:
+        return math.prod(self.shape) * self.shape[-1] * self.op.work.flops[self.backward] if self.op.work else math.nan
 
     @property
     def labels(self) -> dict[str, str]:
@@ -80,10 +101,11 @@ def grid(
     dtypes: Iterable[torch.dtype] = (torch.float32,),
     quick: Iterable[tuple[int, ...]] = (),
     passes: Iterable[bool] = (False, True),
+    devices: Iterable[str] = DEVICES,
     rounds: int = Case.rounds,
 ) -> Iterator[Case]:
     """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short table."""
-    for device, dtype, shape, backward in product(DEVICES, dtypes, shapes, passes):
+    for device, dtype, shape, backward in product(devices, dtypes, shapes, passes):
         yield Case(op, shape, dtype, device, backward, shape in quick, rounds)
 
 
@@ -126,11 +148,11 @@ def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
     if sets is None:  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
         cache = 4 * torch.cuda.get_device_properties(0).L2_cache_size if case.device == "cuda" else 0
         sets = max(4 if size > 2**23 else 8, min(64, cache // size))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(case.device).manual_seed(0)
 
     def sample() -> tuple[Tensor, ...]:
-        X = case.op.draw(case.shape, generator).to(case.device, case.dtype)
-        G = torch.randn(case.shape, generator=generator).to(case.device, case.dtype)
+        X = case.op.draw(case.shape, generator).to(case.dtype)
+        G = torch.randn(case.shape, generator=generator, device=case.device).to(case.dtype)
         return (X.requires_grad_(), G) if case.backward else (X,)
 
     return [sample() for _ in range(sets)]
@@ -176,13 +198,19 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float:
-    """Returns the seconds the step takes on all of the batch, device included."""
-    synchronize = torch.cuda.synchronize if batch[0][0].is_cuda else lambda: None
-    synchronize()
+    """Returns the seconds the step takes on all of the batch: on the host's clock, or by events on the device's own."""
+    if batch[0][0].is_cuda:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        first.record()
+        for args in batch:
+            step(*args)
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
     start = time.perf_counter()
     for args in batch:
         step(*args)
-    synchronize()
     return time.perf_counter() - start
 
 

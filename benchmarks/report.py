@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import statistics
@@ -185,19 +186,33 @@ def environment() -> dict[str, Any]:
     return found
 
 
+def commit() -> str:
+    """Returns the commit that is measured, which a copy without its history is told by FASTPARAM_COMMIT."""
+    found = _output("git", "rev-parse", "--short", "HEAD") + ("+changes" if _output("git", "status", "--porcelain") else "")
+    return found or os.environ.get("FASTPARAM_COMMIT") or "unknown"
+
+
+def about() -> dict[str, Any]:
+    """Returns what stands beside every saved number."""
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit(), **environment()}
+
+
+def file_name(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
 def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
     """Writes ``<device>.json`` and ``<device>.md`` for every device of the run; families not run keep what they had."""
-    commit = _output("git", "rev-parse", "--short", "HEAD") + ("+changes" if _output("git", "status", "--porcelain") else "")
-    about = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit, **environment()}
+    now = about()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for device in sorted({row["device"] for row in rows}):
-        name = about["gpu"] if device == "cuda" else f"{about['cpu']} {about['threads']} threads"
-        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+        name = now["gpu"] if device == "cuda" else f"{now['cpu']} {now['threads']} threads"
+        path = folder / f"{file_name(name)}.json"
         saved = json.loads(path.read_text()) if path.exists() else {"device": name, "families": {}}
         for family in dict.fromkeys(row["family"] for row in rows if row["device"] == device):
             mine = [row for row in rows if (row["family"], row["device"]) == (family, device)]
-            saved["families"][family] = {"environment": about, "rows": mine}
+            saved["families"][family] = {"environment": now, "rows": mine}
         path.write_text(json.dumps(saved, indent=1) + "\n")
         path.with_suffix(".md").write_text(document(saved))
         written += [path, path.with_suffix(".md")]
@@ -271,9 +286,20 @@ def highlights(path: Path) -> str:
     return "\n".join(lines)
 
 
+NO_GPU = "There are no GPU numbers yet: the CUDA kernels have not been measured on hardware.\n"
+
+
+def on_gpu(path: Path) -> bool:
+    """Says whether a saved run is a GPU's."""
+    families = json.loads(path.read_text())["families"].values()
+    return any(row["device"] == "cuda" for run in families for row in run["rows"])
+
+
 def filled(text: str) -> str:
     """Returns a document with its part between the marks made anew from the saved runs."""
-    body = "\n".join(highlights(path) for path in sorted(RESULTS.glob("*.json")))
+    paths = sorted(RESULTS.glob("*.json"))
+    parts = [highlights(path) for path in paths] + ([] if any(map(on_gpu, paths)) else [NO_GPU])
+    body = "\n".join(parts)
     return MARKS.sub(lambda marks: f"{marks[1]}{body}{marks[2]}", text)
 
 

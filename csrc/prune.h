@@ -1,7 +1,8 @@
 // The rule that masked_prune's mask obeys, called by Meta, CPU and CUDA alike, and how its elements are found beside those of X.
 //
-// A mask is bool, with the dimensions of X, each of X's size or 1; or packed: uint8, whose leading dimensions are those of X and whose
-// last one holds the rest of X, flattened: element i is bit i % 8 (the least significant first) of byte i / 8.
+// A mask is bool and broadcasts to X: its dimensions are the last ones of X, each of X's size or 1; or packed: uint8, whose leading
+// dimensions are those of X and whose last one holds the rest of X, flattened: element i is bit i % 8 (the least significant first) of byte
+// i / 8.
 #pragma once
 
 #include "common.h"
@@ -30,10 +31,11 @@ inline void check_packed(const Tensor& X, const Tensor& mask) {
 }
 
 inline void check_broadcast(const Tensor& X, const Tensor& mask) {
-  bool fits = mask.dim() == X.dim();
-  for (int64_t d = 0; fits && d < X.dim(); ++d) {
+  const int64_t before = X.dim() - mask.dim();
+  bool fits = before >= 0;
+  for (int64_t d = 0; fits && d < mask.dim(); ++d) {
     const auto size = mask.sym_size(d);
-    fits = size.sym_eq(1).guard_or_false(__FILE__, __LINE__) || size.sym_eq(X.sym_size(d)).expect_true(__FILE__, __LINE__);
+    fits = size.sym_eq(1).guard_or_false(__FILE__, __LINE__) || size.sym_eq(X.sym_size(before + d)).expect_true(__FILE__, __LINE__);
   }
   TORCH_CHECK_VALUE(fits, "masked_prune: expected mask to broadcast to X, ", shape(X), ", got ", shape(mask));
 }
@@ -76,6 +78,7 @@ struct Rows {
   Dimension row;
 
   Rows(const Tensor& x, const Tensor& m) : X(x), mask(m), packed(is_packed(m)) {
+    while (!packed && mask.dim() < X.dim()) mask = mask.unsqueeze(0);
     for (int64_t d = 0; d < mask.dim() - packed; ++d)
       if (mask.size(d) > 1 && mask.stride(d) == 0) mask = mask.narrow(d, 0, 1);
     if (packed && mask.size(-1) > 1 && mask.stride(-1) != 1) mask = mask.contiguous();

@@ -4,6 +4,7 @@ from ._loader import load
 
 load()
 
+from . import _prune_vmap as _prune_vmap  # noqa: E402
 from . import _vmap as _vmap  # noqa: E402
 from . import functional as functional  # noqa: E402
 from . import parametrizations as parametrizations  # noqa: E402

@@ -12,18 +12,18 @@ _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch
 
 
 class NotOrthogonalError(ValueError, NotImplementedError):
-    r"""A matrix has no inverse under a map onto orthogonal matrices: beyond rounding,
+    r"""A matrix has no inverse under a map onto orthogonal matrices.
 
-    .. math:: \max_{ij} |Q^T Q - I|_{ij} > 0
+    .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
 
     An assignment shows it to the user; on registration torch takes the second base class as "start from this weight as the free parameter".
 
     Example:
         >>> try:
-        ...     fastparam.SkewCayley().right_inverse(torch.ones(2, 2))
-        ... except fastparam.NotOrthogonalError as error:
-        ...     print(error)
-        SkewCayley: expected a matrix with orthonormal rows and columns, got one with max |Q^T Q - I| = 2
+        ...     fastparam.SkewCayley().right_inverse(2 * torch.eye(3))
+        ... except fastparam.NotOrthogonalError as e:
+        ...     print(e)
+        SkewCayley: expected a matrix with orthonormal rows and columns, got one with max |Q^T Q - I| = 3
     """
 
 

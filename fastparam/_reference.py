@@ -34,7 +34,8 @@ def cayley(A: Tensor, alpha: float = 1.0) -> Tensor:
     # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half types in float32.
     wide = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
     I = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
-    return (2 * torch.linalg.inv(I + alpha * wide) - I).to(A.dtype)
+    Q: Tensor = 2 * torch.linalg.inv(I + alpha * wide) - I
+    return Q.to(A.dtype)
 
 
 def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""The batching rule of every op: leading dimensions are batch dimensions, so vmap's becomes the first of them."""
+"""The batching rule of every op but those of masks: leading dimensions are batch dimensions, so vmap's becomes the first of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _register(op: torch._ops.OpOverload) -> None:
 
 
 for _name in (
-    *("symmetric", "symmetric_adjoint", "skew", "skew_adjoint", "masked_prune"),
+    *("symmetric", "symmetric_adjoint", "skew", "skew_adjoint"),
     *("cayley", "cayley_backward", "skew_cayley", "skew_cayley_backward", "skew_cayley_packed", "skew_cayley_packed_backward"),
     "stiefel_cayley",
 ):

@@ -6,10 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import has_torch_function
+from torch.compiler import is_compiling
+from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 
 from . import _C
 from ._arguments import check_tensor
+
+
+def _check_tensors(X: object, mask: object) -> None:
+    check_tensor("masked_prune", "X", X)
+    check_tensor("masked_prune", "mask", mask)
 
 
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
@@ -35,16 +41,15 @@ def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [3., 0.]])
     """
-    if isinstance(X, Tensor) and isinstance(mask, Tensor):
-        if mask.dtype == torch.bool and mask.dim() < X.dim():
-            mask = mask.view((1,) * (X.dim() - mask.dim()) + mask.shape)
-    else:
-        check_tensor("masked_prune", "X", X)
-        check_tensor("masked_prune", "mask", mask)
-    if torch.compiler.is_compiling() or has_torch_function((X, mask)):
+    if is_compiling() or has_torch_function_variadic(X, mask):
+        _check_tensors(X, mask)
         Y: Tensor = torch.ops.fastparam.masked_prune.default(X, mask)
         return Y
-    return _C.masked_prune(X, mask)
+    try:
+        return _C.masked_prune(X, mask)
+    except TypeError:  # of the many lines that pybind11 writes, one
+        _check_tensors(X, mask)
+        raise
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -68,9 +73,8 @@ def pack_mask(mask: Tensor) -> Tensor:
         >>> fastparam.functional.pack_mask(torch.tensor([[True, False, True], [False, False, True]]))
         tensor([37], dtype=torch.uint8)
     """
-    if not isinstance(mask, Tensor):
-        check_tensor("pack_mask", "mask", mask)
-    if torch.compiler.is_compiling() or has_torch_function((mask,)):
+    check_tensor("pack_mask", "mask", mask)
+    if is_compiling() or has_torch_function_unary(mask):
         packed: Tensor = torch.ops.fastparam.pack_mask.default(mask)
         return packed
     return _C.pack_mask(mask)
@@ -87,7 +91,7 @@ def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: ``packed`` is not of dtype uint8, or has another length than ``size`` asks for.
-        TypeError: ``packed`` is not a tensor.
+        TypeError: ``packed`` is not a tensor, or ``size`` not a sequence of ints.
 
     Source: the layout of ``numpy.packbits(mask, bitorder="little")``.
 
@@ -96,9 +100,11 @@ def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
         tensor([[ True, False,  True],
                 [False, False,  True]])
     """
-    if not isinstance(packed, Tensor):
-        check_tensor("unpack_mask", "packed", packed)
-    if torch.compiler.is_compiling() or has_torch_function((packed,)):
+    check_tensor("unpack_mask", "packed", packed)
+    if is_compiling() or has_torch_function_unary(packed):
         mask: Tensor = torch.ops.fastparam.unpack_mask.default(packed, size)
         return mask
-    return _C.unpack_mask(packed, size)
+    try:
+        return _C.unpack_mask(packed, size)
+    except TypeError:
+        raise TypeError(f"unpack_mask: expected size to be a sequence of ints, got {size!r}") from None

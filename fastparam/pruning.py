@@ -62,12 +62,13 @@ class Pruning(nn.Module):
             within: an earlier pruning of this weight; what it drops stays dropped.
 
         Raises:
-            ValueError: ``p_drop`` is not between 0 and 1.
-            TypeError: ``X`` is not a tensor, or ``p_drop`` not a number.
+            ValueError: ``p_drop`` is not between 0 and 1, or ``within`` is of another shape.
+            TypeError: ``X`` is not a tensor, ``p_drop`` not a number, ``generator`` not one, or ``within`` not a Pruning.
         """
         check_tensor("Pruning.random", "X", X)
+        previous = _previous("Pruning.random", X, within)
         mask = _drawn("Pruning.random", X, p_drop, generator)
-        return _chosen(mask if within is None else mask & within.mask, methods.L1Unstructured(float(p_drop)), within)
+        return _chosen(mask if previous is None else mask & previous, methods.L1Unstructured(float(p_drop)), within)
 
     @staticmethod
     def magnitude(X: Tensor, amount: float, *, within: Pruning | None = None) -> Pruning:
@@ -79,7 +80,7 @@ class Pruning(nn.Module):
             within: an earlier pruning of this weight; its kept entries are what ``amount`` counts.
 
         Raises:
-            ValueError, TypeError: ``amount`` is not possible, in the words of ``torch.nn.utils.prune``.
+            ValueError, TypeError: ``amount`` is not possible, in the words of ``torch.nn.utils.prune``; or ``X`` or ``within``.
         """
         return _selected("Pruning.magnitude", methods.L1Unstructured(amount), X, within)
 
@@ -95,7 +96,8 @@ class Pruning(nn.Module):
             within: an earlier pruning of this weight; ``amount`` counts the slices that it does not drop whole.
 
         Raises:
-            ValueError, TypeError, IndexError: ``amount``, ``X`` or ``dim`` is not possible, in the words of ``torch.nn.utils.prune``.
+            ValueError, TypeError, IndexError: ``amount``, ``X`` or ``dim`` is not possible, in the words of ``torch.nn.utils.prune``;
+                or ``within``.
         """
         return _selected("Pruning.structured", methods.LnStructured(amount, n, dim), X, within)
 
@@ -110,8 +112,8 @@ class Pruning(nn.Module):
             within: an earlier pruning of this weight; what it drops stays dropped and is counted among the dropped first.
 
         Raises:
-            ValueError: the last dimension is not a multiple of ``m``, or ``n`` is more than ``m``.
-            TypeError: ``n`` or ``m`` is not an int.
+            ValueError: the last dimension is not a multiple of ``m``, ``n`` is more than ``m``, or ``within`` is of another shape.
+            TypeError: ``X`` is not a tensor, ``n`` or ``m`` not an int, or ``within`` not a Pruning.
         """
         return _selected("Pruning.n_m", KeepNOfM(n, m), X, within)
 
@@ -234,6 +236,8 @@ def _drawn(op: str, X: Tensor, p_drop: float, generator: torch.Generator | None 
     """True with probability 1 - p_drop, for every entry of X."""
     if not isinstance(p_drop, (int, float)) or isinstance(p_drop, bool):
         raise TypeError(f"{op}: expected p_drop to be a number, got {type(p_drop).__name__}")
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"{op}: expected generator to be a torch.Generator, got {type(generator).__name__}")
     if not 0 <= p_drop <= 1:
         raise ValueError(f"{op}: expected p_drop between 0 and 1, got {p_drop}")
     if X.is_meta:
@@ -250,5 +254,16 @@ def _chosen(mask: Tensor, rule: Rule, within: Pruning | None) -> Pruning:
 
 def _selected(op: str, rule: Rule, X: Tensor, within: Pruning | None) -> Pruning:
     check_tensor(op, "X", X)
-    previous = None if within is None else within.mask.expand(X.shape)
-    return _chosen(select(rule, X, previous), rule, within)
+    return _chosen(select(rule, X, _previous(op, X, within)), rule, within)
+
+
+def _previous(op: str, X: Tensor, within: Pruning | None) -> Tensor | None:
+    """The mask of an earlier pruning of X, in the shape of X."""
+    if within is None:
+        return None
+    if not isinstance(within, Pruning):
+        raise TypeError(f"{op}: expected within to be a fastparam.Pruning, got {type(within).__name__}")
+    try:
+        return within.mask.expand(X.shape)
+    except RuntimeError:
+        raise ValueError(f"{op}: expected within to fit X of shape {tuple(X.shape)}, got a mask of {tuple(within.shape)}") from None

@@ -1,6 +1,5 @@
 """What is particular to masked_prune, pack_mask and unpack_mask: masks of every shape, lengths of every kind, +0 whatever was there."""
 
-import math
 import re
 
 import numpy
@@ -13,7 +12,6 @@ from test_random import cpu
 from test_triangular import any_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from fastparam import _C
 from fastparam import _reference as reference
@@ -81,7 +79,8 @@ def test_broadcast(dtype, shape, small, device):
     expected = where_bits(X, keep)
     trimmed = keep.view(small[next((i for i, s in enumerate(small) if s > 1), len(small)) :])  # without its leading ones
     for m in (keep, keep.expand(shape), trimmed):
-        assert torch.equal(bits(masked_prune(X, m)), expected)
+        for f in (masked_prune, ops.masked_prune.default):
+            assert torch.equal(bits(f(X, m)), expected) and f(X.to("meta"), m.to("meta")).shape == shape
     assert torch.equal(bits(masked_prune(X.mT.contiguous().mT, keep)), expected)
 
 
@@ -162,48 +161,18 @@ def test_nested_vmap():
         assert torch.equal(torch.vmap(torch.vmap(masked_prune))(X, m), torch.where(keep, X, 0))
         inner = torch.vmap(torch.vmap(masked_prune, in_dims=(0, None)), in_dims=(0, None))
         assert torch.equal(inner(X, m[0, 0]), torch.where(keep[0, 0], X, 0))
-    row = random_mask(3)
-    assert torch.equal(torch.vmap(masked_prune, in_dims=(0, None))(X, row), torch.where(row, X, 0))
 
 
-# ---- packing ----
-
-
-def test_pack_is_numpys(device):
-    for n in LENGTHS:
-        m = random_mask(n, device=device)
-        packed = pack_mask(m)
-        assert packed.dtype == torch.uint8 and packed.shape == (math.ceil(n / 8),) and packed.device == m.device
-        assert numpy.array_equal(packed.cpu().numpy(), numpy.packbits(m.cpu().numpy(), bitorder="little"))
-        assert torch.equal(unpack_mask(packed, (n,)), m)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_round_trip(shape, device):
-    m = random_mask(*shape, device=device)
-    for size in (m.shape, tuple(shape), list(shape)):
-        back = unpack_mask(pack_mask(m), size)
-        assert back.dtype == torch.bool and back.is_contiguous() and torch.equal(back, m)
-    if m.dim() > 1:
-        assert torch.equal(unpack_mask(pack_mask(m.mT), m.mT.shape), m.mT), "in the order of the mask's dimensions, not of memory"
-
-
-def test_bits_after_the_last_entry_do_not_matter():
-    X, m = torch.randn(13), mask((13,))
-    packed = pack_mask(m)
-    assert packed[-1] < 32
-    packed[-1] += 0b11100000
-    assert torch.equal(masked_prune(X, packed), torch.where(m, X, 0)) and torch.equal(unpack_mask(packed, (13,)), m)
-
-
-def test_packing_through_the_compiler_and_opcheck(dynamo):
-    m = mask((3, 7))
-    f = lambda m: unpack_mask(pack_mask(m), (3, 7))
-    assert torch.equal(torch.compile(f, fullgraph=True, backend="aot_eager")(m), m)
-    assert torch.equal(make_fx(f)(m)(m), m)
-    torch.library.opcheck(ops.pack_mask.default, (m,))
-    torch.library.opcheck(ops.unpack_mask.default, (pack_mask(m), [3, 7]))
-    assert pack_mask(m.to("meta")).shape == (3,) and unpack_mask(pack_mask(m.to("meta")), (3, 7)).shape == (3, 7)
+def test_vmap_over_masks_of_fewer_dimensions():
+    X = torch.randn(3, 3, 3)  # the batch is as large as a matrix: a mask that slips by a dimension would fit too
+    row, rows = random_mask(3), random_mask(3, 3)
+    for f in (masked_prune, ops.masked_prune.default):
+        assert torch.equal(torch.vmap(f, in_dims=(0, None))(X, row), torch.where(row, X, 0))
+        assert torch.equal(torch.vmap(f)(X, rows), torch.where(rows[:, None, :], X, 0))
+        assert torch.equal(torch.vmap(f, in_dims=(None, 1))(X[0], rows), torch.where(rows.mT[:, None, :], X[0], 0))
+        assert torch.equal(torch.vmap(f)(X, row), torch.where(row[:, None, None], X, 0))
+    with pytest.raises(ValueError, match=r"^masked_prune: expected mask to broadcast to X, "):
+        torch.vmap(masked_prune)(X[0, 0], rows)
 
 
 # ---- any shape ----
@@ -280,15 +249,4 @@ def test_not_a_tensor(thing):
         (lambda: unpack_mask(thing, (3,)), "unpack_mask: expected packed to be a torch.Tensor, got "),
     ]:
         with pytest.raises(TypeError, match=f"^{re.escape(sentence + kind)}$"):
-            f()
-
-
-def test_sentences_of_packing():
-    for f, sentence in [
-        (lambda: pack_mask(X33), "pack_mask: expected mask of dtype bool, got float32"),
-        (lambda: unpack_mask(mask((3,)), (3,)), "unpack_mask: expected packed of dtype uint8, got bool"),
-        (lambda: unpack_mask(pack_mask(mask((9,))), (3, 7)), "unpack_mask: expected packed of shape (3,) for size (3, 7), got (2,)"),
-        (lambda: unpack_mask(pack_mask(mask((9,))), (-3, -3)), "unpack_mask: expected sizes of at least 0, got (-3, -3)"),
-    ]:
-        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             f()

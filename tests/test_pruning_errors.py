@@ -59,6 +59,26 @@ BAD = {
         ValueError,
     ),
     "p_drop text": (lambda: Pruning.random(X56, "0.2"), "Pruning.random: expected p_drop to be a number, got str", TypeError),
+    "generator": (
+        lambda: Pruning.random(X56, generator="x"),
+        "Pruning.random: expected generator to be a torch.Generator, got str",
+        TypeError,
+    ),
+    "within": (
+        lambda: Pruning.n_m(X56, 1, 2, within=mask((5, 6))),
+        "Pruning.n_m: expected within to be a fastparam.Pruning, got Tensor",
+        TypeError,
+    ),
+    "within, shape": (
+        lambda: Pruning.magnitude(X56, 1, within=Pruning(mask((3, 3)))),
+        "Pruning.magnitude: expected within to fit X of shape (5, 6), got a mask of (3, 3)",
+        ValueError,
+    ),
+    "within, larger": (
+        lambda: Pruning.random(X56[0], within=Pruning(mask((5, 6)))),
+        "Pruning.random: expected within to fit X of shape (6,), got a mask of (5, 6)",
+        ValueError,
+    ),
     "no tensor": (lambda: Pruning.magnitude([1.0], 1), "Pruning.magnitude: expected X to be a torch.Tensor, got list", TypeError),
     "no mask": (lambda: Pruning([True]), "Pruning: expected mask to be a torch.Tensor, got list", TypeError),
     "amount": (lambda: Pruning.magnitude(X56, 31), "amount=31 should be smaller than the number of parameters to prune=30", ValueError),

@@ -9,21 +9,6 @@
 
 namespace fastparam::cpu {
 
-template <int Size>
-struct UIntOf;
-template <>
-struct UIntOf<2> {
-  using type = uint16_t;
-};
-template <>
-struct UIntOf<4> {
-  using type = uint32_t;
-};
-template <>
-struct UIntOf<8> {
-  using type = uint64_t;
-};
-
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 

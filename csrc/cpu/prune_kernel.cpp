@@ -2,6 +2,7 @@
 //
 // Every kind of mask is brought to words of 64 bits, one an element, and a word is spread over the lanes of vectors. Elements are moved
 // bit for bit: x & (all ones or none), so that NaN and -0 under the mask become +0. Elements of 16 bytes are two parts of 8 with one bit.
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -18,6 +19,7 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;           // elements of work below which no second thread is woken
 constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
 constexpr int64_t kFreshBytes = 32 << 20;   // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
+constexpr int64_t kAhead = 4096;            // bytes by which the input is fetched ahead of such stores: a few percent
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kWord = 64;               // elements whose mask is one word; threads get whole words
 
@@ -51,24 +53,38 @@ struct Prune {
     else store(y, value);
   }
 
-  FASTPARAM_INLINE void vector(const Part* x, Part* y, uint64_t word) const {
+  FASTPARAM_INLINE Row kept(const Part* x, uint64_t word) const {
     const Row bits = static_cast<Part>(word) - Row{};
-    put(y, load<Row>(x) & bit_cast<Row>((bits & places) == places));
+    return load<Row>(x) & bit_cast<Row>((bits & places) == places);
   }
 
   // With a byte an element: from AVX2 on bytes are widened at once.
   static constexpr bool kWidens = kind == Kind::bytes && Parts == 1 && Bytes >= 32;
-  FASTPARAM_INLINE void widened(const Part* x, Part* y, const uint8_t* mask) const {
-    const auto some = load<Vec<int8_t, kLanes>>(mask) != 0;
-    put(y, load<Row>(x) & bit_cast<Row>(__builtin_convertvector(some, Vec<typename IntOf<sizeof(Part)>::type, kLanes>)));
+  FASTPARAM_INLINE Row kept(const Part* x, const uint8_t* mask) const {
+    return load<Row>(x) & __builtin_convertvector(load<Vec<int8_t, kLanes>>(mask) != 0, Row);
+  }
+
+  static FASTPARAM_INLINE void fetch(const Part* x) {
+    for (size_t byte = 0; byte < kWord * Parts * sizeof(Part); byte += kLine)
+      __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + byte);
   }
 
   // At most a word.
   FASTPARAM_INLINE void some(const Part* x, Part* y, uint64_t word, int64_t count) const {
     int64_t i = 0;
-    for (; i + kElements <= count; i += kElements) vector(x + i * Parts, y + i * Parts, word >> i);
+    for (; i + kElements <= count; i += kElements) put(y + i * Parts, kept(x + i * Parts, word >> i));
     for (; i < count; ++i)
       for (int part = 0; part < Parts; ++part) y[i * Parts + part] = x[i * Parts + part] & static_cast<Part>(-(word >> i & 1));
+  }
+
+  // A whole word. One vector after the other: stores in between keep the loads in order, as the hardware's own prefetch likes them.
+  FASTPARAM_INLINE void whole(const Part* x, Part* y, const uint8_t* mask) const {
+    const uint64_t word = kWidens ? 0 : word_at(mask, kWord);
+#pragma GCC unroll 32
+    for (int i = 0; i < kWord; i += kElements) {
+      if constexpr (kWidens) put(y + i, kept(x + i, mask + i));
+      else put(y + i * Parts, kept(x + i * Parts, word >> i));
+    }
   }
 
   static FASTPARAM_INLINE uint64_t word_at(const uint8_t* mask, int64_t count) {
@@ -88,44 +104,47 @@ struct Prune {
     }
     mask += kind == Kind::bits ? place / 8 : place;
     for (; count >= kWord; count -= kWord, x += kWord * Parts, y += kWord * Parts) {
-      if constexpr (kWidens) {
-        for (int i = 0; i < kWord; i += kLanes) widened(x + i, y + i, mask + i);
-      } else {
-        const uint64_t word = word_at(mask, kWord);
-#pragma GCC unroll 32
-        for (int i = 0; i < kWord; i += kElements) vector(x + i * Parts, y + i * Parts, word >> i);
-      }
+      if constexpr (Streamed) fetch(x);
+      whole(x, y, mask);
       mask += kind == Kind::bits ? kWord / 8 : kind == Kind::bytes ? kWord : 0;
     }
     if (count > 0) some(x, y, word_at(mask, count), count);
   }
 };
 
-// Where an element lies in X, and its mask, as rows are walked through.
+// Where an element lies in X, and its mask, as rows are walked through. What every row needs is copied out of `rows`: into registers.
 struct Cursor {
   const Rows& rows;
-  int64_t column, x = 0, place = 0;  // of the row's first element: x in elements, place in bits or bytes
-  int64_t index[64];                 // of the row: more dimensions, of 2 or more each, hold more elements than an int64_t counts
+  const Rows::Dimension row, last;              // the last of the outer dimensions
+  int64_t column, x = 0, place = 0, index = 0;  // of the row's first element: x in elements, place in bits or bytes; index in `last`
+  int64_t above[64];                            // in the others: more, of 2 or more each, hold more elements than an int64_t counts
 
-  FASTPARAM_INLINE Cursor(const Rows& rows, int64_t element) : rows(rows), column(element % rows.row.size) {
-    int64_t row = element / rows.row.size;
-    for (int d = static_cast<int>(rows.outer.size()) - 1; d >= 0; row /= rows.outer[d].size, --d) {
-      index[d] = row % rows.outer[d].size;
-      x += index[d] * rows.outer[d].X, place += index[d] * rows.outer[d].mask;
+  FASTPARAM_INLINE Cursor(const Rows& rows, int64_t element)
+      : rows(rows),
+        row(rows.row),
+        last(rows.outer.empty() ? Rows::Dimension{1, 0, 0} : rows.outer.back()),
+        column(element % row.size) {
+    int64_t rest = element / row.size;
+    index = rest % last.size, rest /= last.size, x = index * last.X, place = index * last.mask;
+    for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; rest /= rows.outer[d].size, --d) {
+      above[d] = rest % rows.outer[d].size;
+      x += above[d] * rows.outer[d].X, place += above[d] * rows.outer[d].mask;
     }
   }
 
-  FASTPARAM_INLINE int64_t mask() const { return place + column * rows.row.mask; }
+  FASTPARAM_INLINE int64_t mask() const { return place + column * row.mask; }
 
   // Never across the end of the row.
   FASTPARAM_INLINE void advance(int64_t count) {
     column += count;
-    if (column < rows.row.size) return;
-    column = 0;
-    for (int d = static_cast<int>(rows.outer.size()) - 1; d >= 0; --d) {
+    if (column < row.size) return;
+    column = 0, x += last.X, place += last.mask;
+    if (++index < last.size) return;
+    index = 0, x -= last.size * last.X, place -= last.size * last.mask;
+    for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; --d) {
       x += rows.outer[d].X, place += rows.outer[d].mask;
-      if (++index[d] < rows.outer[d].size) break;
-      x -= index[d] * rows.outer[d].X, place -= index[d] * rows.outer[d].mask, index[d] = 0;
+      if (++above[d] < rows.outer[d].size) break;
+      x -= above[d] * rows.outer[d].X, place -= above[d] * rows.outer[d].mask, above[d] = 0;
     }
   }
 };
@@ -138,7 +157,7 @@ struct PruneBody {
     const int64_t last = std::min(end * kWord, map->elements);
     Cursor cursor(*map->rows, begin * kWord);
     for (int64_t at = begin * kWord; at < last;) {
-      const int64_t count = std::min(cursor.rows.row.size - cursor.column, last - at);
+      const int64_t count = std::min(cursor.row.size - cursor.column, last - at);
       prune.run(map->in + (cursor.x + cursor.column) * Parts, map->out + at * Parts, map->mask, cursor.mask(), count);
       at += count;
       cursor.advance(count);
@@ -168,7 +187,7 @@ struct PruneShortBody {
       uint64_t word = 0;
       const int64_t wanted = std::min(kWord, last - at);
       for (int64_t have = 0; have < wanted;) {
-        const int64_t count = std::min(cursor.rows.row.size - cursor.column, wanted - have);
+        const int64_t count = std::min(cursor.row.size - cursor.column, wanted - have);
         word |= bits_at(map->mask, cursor.mask(), count) << have;
         have += count;
         cursor.advance(count);
@@ -211,7 +230,7 @@ void run(const Rows& rows, Tensor& Y) {
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {
   check_prune(X, mask);
-  Tensor Y = empty_like_contiguous(X);
+  Tensor Y = at::detail::empty_cpu(X.sizes(), X.options());  // as at::empty, less the dispatcher
   if (Y.numel() == 0) return Y;
   const Rows rows(X, mask);
   switch (Y.element_size()) {

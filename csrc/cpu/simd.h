@@ -62,18 +62,18 @@ template <class T, int N>
 using Vec = typename VecOf<T, N>::type;
 
 template <int Size>
-struct IntOf;
+struct UIntOf;
 template <>
-struct IntOf<2> {
-  using type = int16_t;
+struct UIntOf<2> {
+  using type = uint16_t;
 };
 template <>
-struct IntOf<4> {
-  using type = int32_t;
+struct UIntOf<4> {
+  using type = uint32_t;
 };
 template <>
-struct IntOf<8> {
-  using type = int64_t;
+struct UIntOf<8> {
+  using type = uint64_t;
 };
 
 template <class V>
@@ -127,7 +127,7 @@ FASTPARAM_INLINE Vec<T, N> zip_from(const Vec<T, N>& a, const Vec<T, N>& b, int 
   return first == 0 ? __builtin_shufflevector(a, b, static_cast<int>(I / 2 + I % 2 * N)...)
                     : __builtin_shufflevector(a, b, static_cast<int>(N / 2 + I / 2 + I % 2 * N)...);
 #else
-  using Index = Vec<typename IntOf<sizeof(T)>::type, N>;
+  using Index = Vec<typename UIntOf<sizeof(T)>::type, N>;
   return first == 0 ? __builtin_shuffle(a, b, Index{(I / 2 + I % 2 * N)...})
                     : __builtin_shuffle(a, b, Index{(N / 2 + I / 2 + I % 2 * N)...});
 #endif

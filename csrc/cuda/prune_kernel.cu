@@ -77,9 +77,9 @@ Rows rows_of(const Tensor& X, const Tensor& mask) {
   if (x.element_size() == 16 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 != 0) x = x.clone();
   const Rows rows(x, mask);
   if (rows.outer.size() < kMaskDepth) return rows;
-  at::DimVector sizes(X.sizes().begin(), X.sizes().begin() + (mask.dim() - rows.packed));
+  at::DimVector sizes(X.sizes().begin(), X.sizes().begin() + (rows.mask.dim() - rows.packed));
   if (rows.packed) sizes.push_back(mask.size(-1));
-  return Rows(x, mask.expand(sizes).contiguous());
+  return Rows(x, rows.mask.expand(sizes).contiguous());
 }
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {

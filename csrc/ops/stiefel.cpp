@@ -32,16 +32,16 @@ struct Blocks {
   Tensor C(double alpha) const {
     return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(conj_transpose(B), B);
   }
-  // NaN all over where X is not finite anywhere.
+  // NaN all over where X is not finite somewhere.
   Tensor W(double alpha) const {
-    const Tensor zero = (A1 * 0).sum({-2, -1}, /*keepdim=*/true) + (B * 0).sum({-2, -1}, /*keepdim=*/true);
-    return std::get<0>(at::linalg_inv_ex(C(alpha))) + zero;
+    const Tensor C = this->C(alpha);
+    return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true);
   }
 };
 
 Tensor closed_form(const Blocks& X, double alpha) {
   const Tensor W = X.W(alpha);
-  return at::cat({2 * W - at::eye_symint(W.sym_size(-1), W.options()), (-2 * alpha) * at::matmul(X.B, W)}, -2);
+  return at::cat({2 * W - at::eye_symint(W.sym_size(-1), W.options()), at::matmul(X.B, (-2 * alpha) * W)}, -2);
 }
 
 Tensor by_qr(const Blocks& X, double alpha) {
@@ -57,8 +57,8 @@ Tensor by_qr(const Blocks& X, double alpha) {
 // The matrices of a batch whose columns are not of norm 1 are done again.
 Tensor with_guard(const Blocks& X, double alpha, double epsilon) {
   Tensor Q = closed_form(X, alpha);
-  const double tolerance = 8 * std::sqrt(static_cast<double>(Q.size(-2))) * epsilon;
-  const Tensor norms = (Q * Q.conj_physical()).abs().sum(-2);
+  const double tolerance = 4 * std::sqrt(static_cast<double>(Q.size(-2))) * epsilon;
+  const Tensor norms = at::linalg_vector_norm(Q, 2, -2);
   const Tensor good = ((norms - 1).abs() <= tolerance).all(-1).logical_or(norms.isnan().all(-1));
   if (good.all().item<bool>()) return Q;
   const Tensor bad = good.logical_not();
@@ -95,7 +95,7 @@ Tensor tall_tangent(const Tensor& dX, const Tensor& X, const Tensor& Q, double a
   const Tensor W = blocks.W(alpha), cross = at::matmul(conj_transpose(d.B), blocks.B);
   const Tensor dCW = at::matmul(alpha * d.A1 + (alpha * alpha) * (cross + conj_transpose(cross)), W);
   const Tensor Q2 = Q.slice_symint(-2, X.sym_size(-1)).to(W.scalar_type());
-  const Tensor dQ2 = (-2 * alpha) * at::matmul(d.B, W) - at::matmul(Q2, dCW);
+  const Tensor dQ2 = at::matmul(d.B, (-2 * alpha) * W) - at::matmul(Q2, dCW);
   return at::cat({-2 * at::matmul(W, dCW), dQ2}, -2).to(Q.scalar_type());
 }
 
@@ -105,7 +105,7 @@ Tensor tall_gradient(const Tensor& G, const Tensor& X, const Tensor& Q, double a
   const Tensor WH = conj_transpose(blocks.W(alpha)), wide = G.to(WH.scalar_type());
   const Tensor G1 = wide.slice_symint(-2, 0, k), G2 = wide.slice_symint(-2, k), Q2 = Q.slice_symint(-2, k).to(WH.scalar_type());
   const Tensor dC = -at::matmul(2 * at::matmul(WH, G1) + at::matmul(conj_transpose(Q2), G2), WH);
-  const Tensor dB = (-2 * alpha) * at::matmul(G2, WH) + (alpha * alpha) * at::matmul(blocks.B, dC + conj_transpose(dC));
+  const Tensor dB = at::matmul(G2, (-2 * alpha) * WH) + at::matmul(blocks.B, (alpha * alpha) * (dC + conj_transpose(dC)));
   return at::cat({triangle_of_skew(alpha * dC, lower), dB}, -2).to(X.scalar_type());
 }
 

@@ -1,6 +1,6 @@
 """Breaks the device headers one token at a time and names the changes that no test notices.
 
-python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes)
+python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time, default: a core each)
 
 Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass runs again under the
 address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the tests: README.md lists the known ones.
@@ -23,6 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 HEADERS = ROOT / "csrc" / "cuda"
+BY_OTHERS = {"cayley.cuh": "test_cayley_warp.cpp"}  # headers without a test program of their own
 
 COMPILE = ["g++", "-std=c++20", "-O1", "-w"]
 STRICTER = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -82,8 +83,12 @@ def verdict(header: str, test: str, text: str) -> str:
         return passes(tree, test, []) or ("caught by a sanitizer" if passes(tree, test, STRICTER) else "SURVIVES")
 
 
+def test_of(header: str) -> str:
+    return BY_OTHERS.get(header, f"test_{Path(header).stem}.cpp")
+
+
 def score(header: str, limit: int) -> None:
-    test = f"test_{Path(header).stem}.cpp"
+    test = test_of(header)
     text = (HEADERS / header).read_text()
     every = list(mutants(text))
     if limit and len(every) > limit:  # the barriers all, the rest evenly
@@ -94,7 +99,7 @@ def score(header: str, limit: int) -> None:
     began = time.time()
     if verdict(header, test, text) != "SURVIVES":
         raise SystemExit(f"{test} fails unchanged")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
         results = list(pool.map(lambda mutant: verdict(header, test, mutant[2]), every))
     for (number, what, _), result in zip(every, results, strict=True):
         if result == "SURVIVES":
@@ -107,7 +112,7 @@ def main() -> None:
     parser.add_argument("headers", nargs="*", help="names in csrc/cuda; default: every header with a test")
     parser.add_argument("--limit", type=int, default=0, help="at most so many changes a header")
     arguments = parser.parse_args()
-    tested = sorted(p.name for p in HEADERS.glob("*.cuh") if (HERE / f"test_{p.stem}.cpp").exists())
+    tested = sorted(p.name for p in HEADERS.glob("*.cuh") if (HERE / test_of(p.name)).exists())
     for header in arguments.headers or tested:
         score(header, arguments.limit)
 

@@ -1,0 +1,114 @@
+"""Measures every case of every bench_*.py on one device within a given time, and writes one JSON file.
+
+``python benchmarks/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings first, then each case without
+torch.compile, then again with it for the quick and the large ones, whose compilation takes seconds. What there was no time for is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import ceilings
+import report
+import torch
+from measure import Case, Settings, race
+
+HERE = Path(__file__).resolve().parent
+BUDGET = 0.1  # seconds of rounds a case
+COMPILED_FROM = 2**26  # bytes: from here on a case is worth the seconds that torch.compile takes
+COMPILING = 25  # seconds that must be left to begin with torch.compile, whose first call is slow
+Job = tuple[str, Case, bool]  # family, case, with torch.compile
+
+
+def families() -> dict[str, list[Case]]:
+    """Returns the cases of every bench_<family>.py."""
+    paths = sorted(HERE.glob("bench_*.py"))
+    return {path.stem.removeprefix("bench_"): importlib.import_module(path.stem).CASES for path in paths}
+
+
+def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[Job]:
+    """Yields what is to be measured, the most telling first, so that the end of the time cuts what matters least; families take turns."""
+    mine = {family: [case for case in listed if case.device == device and re.search(only, str(case))] for family, listed in cases.items()}
+    plain = [[(family, case, False) for case in sorted(listed, key=lambda case: not case.quick)] for family, listed in mine.items()]
+    compiled = [[(family, case, True) for case in listed if worth_compiling(case)] for family, listed in mine.items()]
+    for stage in (plain, compiled):
+        for turn in zip_longest(*stage):
+            yield from (job for job in turn if job is not None)
+
+
+def worth_compiling(case: Case) -> bool:
+    large = math.prod(case.shape) * case.dtype.itemsize >= COMPILED_FROM
+    return "compile" in case.op.contenders and case.dtype == torch.float32 and (case.quick or large)
+
+
+def measure(job: Job, rates: dict[str, float]) -> report.Row:
+    family, case, compiled = job
+    row = report.make_row(family, case, race(case, Settings(BUDGET, compile=compiled)))
+    floor = 1e6 * ceilings.floor_seconds(case, rates)
+    return row if math.isnan(floor) else row | {"counted_us": floor, "of_ceiling": floor / row["us"]["fastparam"]}
+
+
+def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], deadline: float) -> int:
+    """Measures until all is done or the deadline has come; the file is whole after every case. Returns how many cases failed."""
+    rows: dict[str, report.Row] = {}
+    saved: dict[str, Any] = {"device": device, "about": report.about(), "ceilings": rates, "rows": [], "left_out": [], "failed": {}}
+    for job in todo:
+        _, case, compiled = job
+        label = f"{case}{', with torch.compile' if compiled else ''}"
+        if time.monotonic() > deadline - COMPILING * compiled:
+            saved["left_out"].append(label)
+            continue
+        try:
+            rows[str(case)] = measure(job, rates)  # the one with torch.compile takes the place of the one without
+        except torch.OutOfMemoryError:
+            saved["left_out"].append(f"{label} (memory)")
+        except Exception as error:
+            saved["failed"][label] = f"{type(error).__name__}: {error}".splitlines()[0]
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        write(out, saved | {"rows": list(rows.values())})
+    write(out, saved | {"rows": list(rows.values())})
+    for row in rows.values():
+        of_ceiling = f"{row['of_ceiling']:.0%} of the ceiling" if "of_ceiling" in row else ""
+        print(f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}{row['us']['fastparam']:10.1f} us  {of_ceiling}")
+    print(f"{len(rows)} cases measured, {len(saved['failed'])} failed, {len(saved['left_out'])} left out for want of time or memory")
+    for label, error in saved["failed"].items():
+        print(f"FAILED {label}: {error}")
+    return len(saved["failed"]) + (not rows)
+
+
+def write(out: Path, saved: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(saved, indent=1) + "\n")
+    os.replace(part, out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=100)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--only", default="", metavar="REGEX", help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward"
+    )
+    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu" / "bench.json")
+    options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds
+    rates = ceilings.measured(options.device)
+    print(", ".join(f"{name} {rate:.3g}/s" for name, rate in rates.items()))
+    return int(run(jobs(families(), options.device, options.only), options.out, options.device, rates, deadline) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Writes the report of a GPU from what the phases of ``make gpu`` left: <device>.json, <device>.md and a plot an op.
+
+``python benchmarks/device_report.py build/gpu benchmarks/results``
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import report
+
+LABELS = ("op", "shape", "dtype", "pass")
+COLUMNS = (*LABELS, "eager us", "fastparam us", "over eager", "over compile", "of ceiling", "of floor", "error", "note")
+
+LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several weights as input so that more data
+passes than the caches hold; "over eager", "over compile" and "of floor" (our time as a multiple of that of the floor, `clone()` where
+memory bounds the op) are medians of the quotients within a round. "of ceiling" is the least time that the counted bytes take at the
+measured copy rate, or the counted operations at the measured rate of a matrix product, over our time: 100 % cannot be passed but by data
+that stays in a cache. The error is the largest one against float64, relative to the largest entry. "-" was not measured."""
+
+
+def cells(row: report.Row) -> tuple[str, ...]:
+    """Returns a row's cells, in the order of COLUMNS."""
+
+    def ratio(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}x"
+
+    return (
+        *(row[key] for key in LABELS),
+        f"{row['us']['eager']:.1f}",
+        f"{row['us']['fastparam']:.1f}",
+        ratio(row["over"].get("eager")),
+        ratio(row["over"].get("compile")),
+        f"{row['of_ceiling']:.0%}" if "of_ceiling" in row else "-",
+        ratio(row["of_floor"]),
+        f"{row['error']:.0e}" if row["error"] else "0",
+        report.notes(row),
+    )
+
+
+def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
+    """Returns what <device>.json holds: the same families as every saved run, and what only a GPU's report has."""
+    about, names = bench["about"], dict.fromkeys(row["family"] for row in bench["rows"])
+    families = {name: {"environment": about, "rows": [row for row in bench["rows"] if row["family"] == name]} for name in names}
+    kept = {key: bench[key] for key in ("ceilings", "left_out", "failed")}
+    return {"device": about.get("gpu") or about["cpu"], **kept, "phases": phases, "families": families}
+
+
+def document(saved: dict[str, Any], plots: list[Path]) -> str:
+    """Returns the report as Markdown."""
+    rates = dict(saved["ceilings"])
+    copy = f"a copy moves {rates.pop('copy') / 1e12:.2f} TB/s (read + written)"
+    products = ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in rates.items())
+    phases = [("phase", "result", "seconds", "what")]
+    phases += [(name, p["status"], f"{p['seconds']:.0f}", p["detail"]) for name, p in saved["phases"].items()]
+    parts = [
+        f"# {saved['device']}",
+        report.aligned(phases, numbers=range(2, 3)),
+        f"Ceilings, measured: {copy}; matrix products {products}.",
+    ]
+    for family, run in saved["families"].items():
+        about = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
+        parts += [f"## {family}", about, report.aligned([COLUMNS, *map(cells, run["rows"])], numbers=range(4, len(COLUMNS) - 1))]
+        parts += [f"![{path.stem}]({path.name})" for path in plots if path.stem.endswith(tuple(map(suffix, ops_of(run["rows"]))))]
+    parts += [f"Failed: {label}: {error}" for label, error in saved["failed"].items()]
+    if saved["left_out"]:
+        parts.append(f"Left out for want of time or memory: {', '.join(saved['left_out'])}.")
+    return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def ops_of(rows: list[report.Row]) -> list[str]:
+    return list(dict.fromkeys(row["op"] for row in rows))
+
+
+def suffix(op: str) -> str:
+    return f"--{report.file_name(op)}"
+
+
+def lines(rows: list[report.Row]) -> Iterator[tuple[str, list[tuple[int, report.Row]]]]:
+    """Yields an op's float32 rows by pass, single matrices and batches apart, over the order of a matrix."""
+    found: dict[str, dict[int, report.Row]] = {}
+    for row in rows:
+        sizes = [int(size) for size in row["shape"].split("x")]
+        if row["dtype"] == "float32" and len(sizes) >= 2 and sizes[-1] == sizes[-2]:
+            of_one = found.setdefault(f"{row['pass']}, {'single' if len(sizes) == 2 else 'batch'}", {})
+            of_one[sizes[-1]] = row  # of batches of one order the last listed, which is the largest
+    for label, points in found.items():
+        yield label, sorted(points.items())
+
+
+def plot(op: str, rows: list[report.Row], path: Path) -> None:
+    """Draws speed-up over eager, and the fraction of the ceiling where it is known, over n."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (speed, ceiling) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for label, points in lines(rows):
+        style = {"marker": "o", "linestyle": "--" if "backward" in label else "-", "label": label}
+        speed.plot([n for n, _ in points], [row["over"]["eager"] for _, row in points], **style)
+        counted = [(n, row["of_ceiling"]) for n, row in points if "of_ceiling" in row]
+        ceiling.plot([n for n, _ in counted], [fraction for _, fraction in counted], **style)
+    for axes, title in ((speed, f"{op}: times faster than eager"), (ceiling, "fraction of the measured ceiling")):
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_title(title)
+        if not any(len(line.get_xdata()) for line in axes.lines[:-1]):  # the last one is the horizontal
+            axes.set_title(f"{title}: not counted")
+            continue
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="n", ylim=(0, None))
+        axes.xaxis.set_major_formatter("{x:g}")
+    speed.legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def write(work: Path, folder: Path) -> list[Path]:
+    """Writes the report into the folder and returns its files."""
+    bench = json.loads((work / "bench.json").read_text())
+    phases_file = work / "phases.json"
+    saved = collect(bench, json.loads(phases_file.read_text()) if phases_file.exists() else {})
+    rows = [row for run in saved["families"].values() for row in run["rows"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / report.file_name(saved["device"])
+    by_op = {op: [row for row in rows if row["op"] == op] for op in ops_of(rows)}
+    plots = {op: base.with_name(f"{base.name}{suffix(op)}.png") for op, mine in by_op.items() if any(lines(mine))}
+    if importlib.util.find_spec("matplotlib") is None:
+        print("no plots: matplotlib is not installed here")
+        plots = {}
+    texts = {
+        base.with_name(f"{base.name}.json"): json.dumps(saved, indent=1) + "\n",
+        base.with_name(f"{base.name}.md"): document(saved, list(plots.values())),
+    }
+    for path, text in texts.items():
+        path.write_text(text)
+    for op, path in plots.items():
+        plot(op, by_op[op], path)
+    return [*texts, *plots.values()]
+
+
+def main(arguments: list[str]) -> int:
+    work, folder = map(Path, arguments)
+    for path in write(work, folder):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+// The gradient -(a/2) P^T G P^T, P = Q + I, and what of it the parameter takes. With T = G^T P and U = P T it is -(a/2) U^T: no operand of
+// the products is transposed.
+#pragma once
+
+#include "cayley_lanes.h"
+#include "cayley_product.h"
+#include "cayley_rows.h"
+
+namespace fastparam::cpu {
+
+enum class Gradient { Whole, Upper, Lower, Packed };  // of all of A, or of the parameter of such a Layout
+
+template <class T>
+struct CayleyGradient {
+  const T *G, *Q;
+  T* out;
+  int64_t n, batch;
+  double alpha;
+  Gradient kind;
+
+  FASTPARAM_INLINE int64_t entries() const { return kind == Gradient::Packed ? n * (n - 1) / 2 : n * n; }
+};
+
+// ---- tiny ---------------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct LanesBackward {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t begin, int64_t end, void* scratch) {
+    using Lane = Lanes<T, Bytes>;
+    using V = typename Lane::V;
+    const Lane lanes(map->n);
+    const int n = lanes.n, stride = lanes.stride, size = n * n, entries = static_cast<int>(map->entries());
+    V *P = static_cast<V*>(scratch), *U = P + n * stride, *TT = U + n * stride;
+    const T scale = static_cast<T>(-map->alpha / 2);
+    const int32_t* const taken = map->kind == Gradient::Packed ? lanes.packed_place : lanes.place;
+    for (int64_t m = begin; m < end; m += Lane::L) {
+      const int live = static_cast<int>(std::min<int64_t>(Lane::L, end - m));
+      lanes.gather(map->Q + m * size, size, live, lanes.place, P);
+      lanes.gather(map->G + m * size, size, live, lanes.place, U);
+      for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);
+      Prefetch next(map->Q + (m + live) * size, map->G + (m + live) * size, map->out + m * entries, live * size * sizeof(T),
+                    2 * ((n + Lane::kColumns - 1) / Lane::kColumns));
+      lanes.template product<true>(U, P, TT, next);
+      lanes.template product<false>(P, TT, U, next);
+      for (int i = 0; i < n; ++i) {
+        if (map->kind != Gradient::Whole) U[i * stride + i] = V{};
+        for (int j = i + 1; j < n; ++j) {
+          V &upper = U[i * stride + j], &lower = U[j * stride + i];
+          const V d = lower - upper;
+          if (map->kind == Gradient::Whole) std::swap(upper, lower);
+          else if (map->kind == Gradient::Lower) upper = V{}, lower = -d;
+          else upper = d, lower = V{};
+        }
+      }
+      lanes.scatter(U, scale, entries, live, taken, map->out + m * entries);
+    }
+  }
+};
+
+// ---- one matrix ---------------------------------------------------------------------------------------------------------------------
+
+// The steps, each on a range that can be shared among threads. The work space holds P, T and U.
+template <class T, int Bytes>
+struct BackwardSteps {
+  static constexpr int W = Bytes / sizeof(T);
+  static constexpr int64_t kDepth = 256;  // of a product at a time
+  using V = Vec<T, W>;
+
+  const CayleyGradient<T> map;
+  const int64_t n, width, stride;
+  const T *G, *Q;
+  T *D, *P, *TT, *U;
+
+  FASTPARAM_INLINE BackwardSteps(const CayleyGradient<T>& map, int64_t m, T* scratch)
+      : map(map),
+        n(map.n),
+        width((n + W - 1) / W * W),
+        stride(Padded<T>(n, W).stride),
+        G(map.G + m * n * n),
+        Q(map.Q + m * n * n),
+        D(map.out + m * map.entries()),
+        P(scratch),
+        TT(P + n * stride),
+        U(TT + n * stride) {}
+
+  FASTPARAM_INLINE void set_rows(int64_t begin, int64_t end) const {
+    const T* const last = map.Q + map.batch * n * n;
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t j = 0; j < width; j += W) {
+        const T* q = Q + i * n + j;
+        V v{};
+        if (q + W <= last) v = load<V>(q);
+        else std::memcpy(&v, q, (n - j) * sizeof(T));
+        store(P + i * stride + j, j + W > n ? only(v, first_lanes<T, W>(n - j)) : v);
+      }
+      P[i * stride + i] += T(1);
+    }
+  }
+
+  // Rows [begin, end) and columns [j, last) of T, or of U.
+  template <bool First>
+  FASTPARAM_INLINE void product(int64_t begin, int64_t end, int64_t j, int64_t last) const {
+    for (int64_t k = 0; k < n; k += kDepth) {
+      const int64_t depth = std::min(kDepth, n - k);
+      const auto product = First ? Product<T, Bytes>{G + k * n, n, P + k * stride, stride, TT, stride, depth, k > 0}
+                                 : Product<T, Bytes>{P + k, stride, TT + k * stride, stride, U, stride, depth, k > 0};
+      product.template run<First>(begin, end, j, last);
+    }
+  }
+
+  FASTPARAM_INLINE V read(int64_t i, int64_t j) const { return i < n ? load<V>(U + i * stride + j) : V{}; }
+  FASTPARAM_INLINE void write(int64_t i, int64_t j, const V& v) const {
+    if (i >= n) return;
+    T* d = D + i * n + j;
+    if (map.kind == Gradient::Packed) d -= i * (i + 1) / 2 + i + 1;
+    if (j + W <= n) store(d, v);
+    else std::memcpy(d, &v, (n - j) * sizeof(T));
+  }
+
+  // What the tile at (r, c) of the gradient is, times -(a/2): U^T, or U^T - U.
+  FASTPARAM_INLINE void values(int64_t r, int64_t c, V (&t)[W]) const {
+    for (int l = 0; l < W; ++l) t[l] = read(c + l, r);
+    transpose<T, W>(t);
+    const T scale = static_cast<T>(-map.alpha / 2);
+    for (int l = 0; l < W; ++l) t[l] = (map.kind == Gradient::Whole ? t[l] : t[l] - read(r + l, c)) * scale;
+  }
+
+  // The tiles of one row of tiles.
+  FASTPARAM_INLINE void collapse(int64_t r) const {
+    for (int64_t c = 0; c < n; c += W) {
+      const bool given = map.kind == Gradient::Whole || c == r || (map.kind == Gradient::Lower ? c < r : c > r);
+      V t[W] = {};
+      if (given) values(r, c, t);
+      if (map.kind == Gradient::Whole || c != r) {
+        if (given || map.kind != Gradient::Packed)
+          for (int l = 0; l < W; ++l) write(r + l, c, t[l]);
+      } else if (map.kind == Gradient::Packed) {
+        for (int l = 0; l < W; ++l)
+          for (int q = l + 1; q < W && c + q < n; ++q) D[(r + l) * n + c + q - (r + l) * (r + l + 1) / 2 - (r + l) - 1] = t[l][q];
+      } else {
+        for (int l = 0; l < W; ++l)
+          write(r + l, c, only(t[l], map.kind == Gradient::Lower ? first_lanes<T, W>(l) : ~first_lanes<T, W>(l + 1)));
+      }
+    }
+  }
+};
+
+enum class BackwardStep { SetRows, First, Second, Collapse };
+
+template <class T, BackwardStep step>
+struct BackwardShare {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t m, void* scratch, int64_t begin, int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*map, m, static_cast<T*>(scratch));
+    // kStrip rows a task, but as many columns of the products
+    const int64_t first = begin * kStrip, last = std::min(end * kStrip, steps.n);
+    if constexpr (step == BackwardStep::SetRows) steps.set_rows(first, last);
+    if constexpr (step == BackwardStep::Collapse)
+      for (int64_t r = first; r < last; r += Bytes / sizeof(T)) steps.collapse(r);
+    if constexpr (step == BackwardStep::First || step == BackwardStep::Second)
+      for (int64_t j = first; j < last; j += kStrip)
+        steps.template product<step == BackwardStep::First>(0, steps.n, j, std::min(j + kStrip, steps.width));
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,104 @@
+// The kernel of csrc/cuda/cayley_pivoted.cuh.   ./test_cayley_pivoted [quick]
+#include "simt.h"  // before the device code
+
+#include "../../csrc/cuda/cayley_pivoted.cuh"
+#include "test_cayley_forward.h"
+
+// Teams of several blocks wait for each other, which blocks one after the other cannot: their phases are launches here.
+struct Phase {
+  double* memory;
+  int size, k, before;
+};
+template <class T>
+__global__ void fill_phase(const Given<T> given, Phase p, int* finite) {
+  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
+  if (!member.fill(given.data)) *finite = 0;
+}
+template <class T>
+__global__ void eliminate_phase(const Given<T> given, Phase p, int* pivot) {
+  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
+  const int found = member.eliminate(p.k, p.before);
+  if (threadIdx.x == 0) pivot[blockIdx.x] = found;
+}
+template <class T>
+__global__ void write_phase(const Given<T> given, Phase p, T* Q, bool finite) {
+  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
+  member.write(Q, p.before, finite);
+}
+
+static int team_size = 1;  // of the next run
+
+struct Pivoted {
+  static constexpr bool kGuarded = false;
+  // Every matrix is flagged; limits play no part.
+  template <class T>
+  static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>>) {
+    if (team_size > 1) return by_phases(given, Q, batch);
+    const int teams = 1 + batch % 3;
+    Buffer<double> memory(teams * TeamMemory::words(given.n, 1));
+    Buffer<unsigned> flags(batch), arrived(teams);
+    for (int b = 0; b < batch; ++b) flags[b] = 1;
+    for (int t = 0; t < teams; ++t) arrived[t] = 0;
+    simt::launch(teams, kBlock, 0, repeat_pivoted<T>, Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, teams});
+    CHECK(memory.intact() && flags.intact() && arrived.intact(), "n=%d: wrote outside", given.n);
+  }
+  template <class T>
+  static void by_phases(const Given<T>& given, T* Q, long long batch) {
+    Buffer<double> memory(TeamMemory::words(given.n, team_size));
+    Buffer<int> pivots(team_size), finite(1);
+    for (int b = 0; b < batch; ++b) {
+      Given<T> one = given;
+      one.data = given.data + b * given.batch_stride;
+      finite[0] = 1;
+      Phase phase{memory.data(), team_size, 0, -1};
+      simt::launch(team_size, kBlock, 0, fill_phase<T>, one, phase, finite.data());
+      for (; phase.k < given.n; ++phase.k) {
+        simt::launch(team_size, kBlock, 0, eliminate_phase<T>, one, phase, pivots.data());
+        phase.before = pivots[0];
+        for (int i = 1; i < team_size; ++i) CHECK(pivots[i] == pivots[0], "n=%d: blocks disagree on pivot %d", given.n, phase.k);
+      }
+      simt::launch(team_size, kBlock, 0, write_phase<T>, one, phase, Q + static_cast<long long>(b) * given.n * given.n, finite[0] != 0);
+    }
+    CHECK(memory.intact() && pivots.intact() && finite.intact(), "n=%d: wrote outside", given.n);
+  }
+};
+
+// What is not flagged is not touched.
+static void only_the_flagged() {
+  Input<float> input(6, 5, Layout::upper, 1);
+  for (int b = 0; b < 5; ++b) input.put(b, skew_of(0, 6, 1));
+  Buffer<float> q(5 * 36);
+  Buffer<double> memory(2 * TeamMemory::words(6, 1));
+  Buffer<unsigned> flags(5), arrived(2);
+  arrived[0] = arrived[1] = 0;
+  for (int b = 0; b < 5; ++b) flags[b] = b % 2;
+  simt::launch(2, kBlock, 0, repeat_pivoted<float>,
+               Repeat<float>{input.given(), q.data(), flags.data(), memory.data(), arrived.data(), 5, 2});
+  for (int b = 0; b < 5; ++b) CHECK(all_finite(&q[b * 36], 36) == (b % 2 == 1), "flagged: %d", b % 2);
+}
+
+int main(int argc, char**) {
+  const bool quick = argc > 1;
+  ForwardTests<Pivoted> tests{quick};
+  guarded("teams of one", only_the_flagged);
+  for (int size : {1, 2, 5}) {
+    team_size = size;
+    guarded("float", [&] {
+      for (int n : {1, 2, 5, 9, 32, 33, 40, 65}) {
+        if (n > 33 && (quick || size == 5)) continue;
+        for (int family = 0; family < kFamilyCount; ++family)
+          for (double norm : {0.1, 1., 100., 1e4})
+            if (n < 9 || (family + tests.turn) % 5 == 0) tests.accurate<float, double>(family, n, 1 + n % 2, {norm});
+            else ++tests.turn;
+      }
+    });
+    guarded("double", [&] {
+      for (int n : {3, 17})
+        for (double norm : {0.5, 1., 1e3}) tests.accurate<double, long double>(tests.turn % kFamilyCount, n, 2, {norm});
+    });
+    guarded("half types", [&] { tests.rounded<simt::bfloat16>(12, 1. / 256), tests.rounded<simt::half>(9, 1. / 2048); });
+    guarded("special values", [&] { tests.special(6, 3); });
+    guarded("whole matrices", [&] { tests.whole(5, 9), tests.whole(13, 4); });
+  }
+  return report();
+}
