@@ -53,8 +53,8 @@ LEGEND = f"""Times are medians of rounds in which the contenders take turns; "ov
 multiple of the floor's) are medians of the quotients within a round. Peak bytes count the result and everything allocated on the way to
 it, not what is there before: a weight, or its mask, which takes 4 bytes an element in float32, 1 as bool, 1/8 packed. The error is the
 largest one against float64, relative to the largest entry: of the result, or of the gradient. Bold: here we lose, or take more than
-{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core;
-measure again. Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judged in each contender's own convention.
+{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core; measure again.
+Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judged in each contender's own convention of the map.
 """
 
 
@@ -239,7 +239,8 @@ def plot(rows: list[Row], path: Path) -> None:
     lines: dict[tuple[str, str, str], list[tuple[int, Row]]] = {}
     for row in rows:
         sizes = row["shape"].split("x")
-        if len(sizes) == 2 and row["dtype"] == "float32" and row["of_floor"] is not None and not row["op"].startswith("layer."):
+        square = len(sizes) == 2 and sizes[0] == sizes[1]
+        if square and row["dtype"] == "float32" and row["of_floor"] is not None and not row["op"].startswith("layer."):
             lines.setdefault((row["op"], row["device"], row["pass"]), []).append((int(sizes[-1]), row))
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
