@@ -19,7 +19,7 @@ namespace {
 bool is_wide(const Tensor& X) { return X.sym_size(-2) < X.sym_size(-1); }
 
 // NaN all over where C is not finite somewhere.
-Tensor inverse(const Tensor& C) { return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true); }
+Tensor inverse_of(const Tensor& C) { return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true); }
 
 // X, tall, as A1 and B in double precision.
 struct Blocks {
@@ -35,11 +35,11 @@ struct Blocks {
   Tensor C(double alpha) const {
     return at::eye_symint(A1.sym_size(-1), A1.options()) + alpha * A1 + (alpha * alpha) * at::matmul(conj_transpose(B), B);
   }
-  Tensor W(double alpha) const { return inverse(C(alpha)); }
+  Tensor W(double alpha) const { return inverse_of(C(alpha)); }
 };
 
 Tensor closed_form(const Blocks& X, const Tensor& C, double alpha) {
-  const Tensor W = inverse(C);
+  const Tensor W = inverse_of(C);
   return at::cat({2 * W - at::eye_symint(W.sym_size(-1), W.options()), at::matmul(X.B, (-2 * alpha) * W)}, -2);
 }
 
