@@ -148,7 +148,8 @@ def test_a_matrix_that_is_not_finite_is_lost_alone(value, dtype, device):
         clean = ops.stiefel_cayley(T)
         T[1, n + 1, 0] = value
         Q = ops.stiefel_cayley(T)
-        assert Q[1].isnan().all() and torch.equal(Q[[0, 2]], clean[[0, 2]])
+        assert Q[1].isnan().all()
+        torch.testing.assert_close(Q[[0, 2]], clean[[0, 2]], rtol=0, atol=16 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)

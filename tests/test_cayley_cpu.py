@@ -236,7 +236,6 @@ def test_threads_at_every_level(level):
     assert json.loads(done.stdout) in (16, 32, 64)
 
 
-
 @pytest.mark.parametrize("shape", [(0, 0), (3, 0, 0), (0, 4, 4), (0, 100, 100)])
 def test_empty(shape):
     X = torch.empty(shape)
