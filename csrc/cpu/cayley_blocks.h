@@ -12,10 +12,10 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kLeaf = 64;         // largest order inverted by rows
-constexpr int64_t kLargeBlock = 256;  // pivots at once from order kLarge on, whose blocks are themselves inverted by blocks
-constexpr int64_t kLarge = 512;
-constexpr int64_t kParallelOrder = 192;  // orders from this on share the work of one matrix among threads
+constexpr int64_t kLeaf = 64;            // largest order inverted by rows: what fills 4 vectors of 16
+constexpr int64_t kLarge = 768;          // orders from this on take kLargeBlock pivots at once, in blocks inverted by blocks of kLeaf
+constexpr int64_t kLargeBlock = 256;     // (measured: at 512 a quarter slower than blocks of kLeaf, from 1024 on less memory traffic)
+constexpr int64_t kParallelOrder = 192;  // orders from this on share the work of one matrix among threads; at 128 nothing is gained
 
 // S: rows x rows (a multiple of 4), in rows `stride` apart with whole vectors of columns.
 template <class T>

@@ -6,6 +6,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
+#include <cstdlib>
 #include <vector>
 
 #include "bits.h"
@@ -23,10 +24,18 @@ using namespace fastparam::cpu;
 constexpr int64_t kGrain = 32768;       // multiplications below which no second thread is woken
 constexpr int64_t kChunkBytes = 65536;  // of float32 at a time, where half types are converted
 
-// The largest order served by lanes (the vector registers hold 16, 8 or 4 float32).
+// The largest order served by lanes, of 16, 8, 4 or 2 matrices. Measured in full batches: up to here both directions are faster than by
+// rows (1.2 times at these orders, 2 to 4 times at half of them). It depends on nothing but n and the level, so that a matrix has the same
+// bits in every batch; a single matrix of order 28 pays for 16. FASTPARAM_CAYLEY_LANES sets another one, for measurements.
 template <class T>
 int64_t largest_by_lanes() {
-  return vector_bytes() == 64 && sizeof(T) == 4 ? 24 : 12;
+  static const int64_t order = [] {
+    const char* const given = std::getenv("FASTPARAM_CAYLEY_LANES");
+    if (given) return std::min(std::atoi(given), kLargestLanes);
+    const int lanes = vector_bytes() / static_cast<int>(sizeof(T));
+    return lanes == 16 ? 28 : lanes == 8 ? 20 : lanes == 4 ? 16 : 12;
+  }();
+  return order;
 }
 
 // The work space of a thread.
@@ -42,22 +51,27 @@ class Scratch {
 
 template <class T>
 int64_t forward_scratch(int64_t n) {
-  return std::max({n <= kLargestLanes ? n * (n | 1) * 64 : 0, forward_scratch_bytes<double>(n), pivoted_scratch_bytes(n)});
+  return std::max(n <= kLargestLanes ? n * (n | 1) * 64 : 0, forward_scratch_bytes<T>(n));
 }
 
 // A float32 matrix that fails the guard is computed again in float64; what fails there, with row exchanges.
+template <class T>
+void forward_failed(const CayleyMap<T>& map, int64_t begin, int64_t end) {
+  const Scratch scratch(std::max(forward_scratch_bytes<double>(map.n), pivoted_scratch_bytes(map.n)));
+  for (int64_t m = begin; m < end; ++m) {
+    if constexpr (std::is_same_v<T, float>)
+      if (map.failed[m]) map.failed[m] = !matrix_forward<double, float>(map, m, scratch.get());
+    if (map.failed[m] && map.n <= kLargestPivoted) pivoted_forward(map, m, scratch.get()), map.failed[m] = 0;
+  }
+}
+
 template <class T>
 void forward_share(const CayleyMap<T>& map, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
   if (map.n <= largest_by_lanes<T>()) run_simd<LanesForward<T>>(&map, begin, end, scratch);
   else
     for (int64_t m = begin; m < end; ++m) map.failed[m] = !matrix_forward<T, T>(map, m, scratch);
-  if constexpr (std::is_same_v<T, float>)
-    for (int64_t m = begin; m < end; ++m)
-      if (map.failed[m]) map.failed[m] = !matrix_forward<double, float>(map, m, scratch);
-  if (map.n > kLargestPivoted) return;
-  for (int64_t m = begin; m < end; ++m)
-    if (map.failed[m]) pivoted_forward(map, m, scratch), map.failed[m] = 0;
+  if (std::any_of(map.failed + begin, map.failed + end, [](uint8_t f) { return f != 0; })) forward_failed(map, begin, end);
 }
 
 // ---- backward ----------------------------------------------------------------------------------------------------------------------
