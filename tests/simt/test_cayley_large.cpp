@@ -100,6 +100,25 @@ static void flags() {
   }
 }
 
+// Given whole: flagged unless exactly skew, wherever the one element stands that is not.
+static void skewness() {
+  for (int n : {3, 32, 45})
+    for (int turn = 0; turn < 12; ++turn) {
+      Input<float> input(n, 2, Layout::whole, 1);
+      const Matrix a = skew_of(0, n, 1);
+      input.put(0, a);
+      const int r = static_cast<int>(generator() % n), c = turn % 3 ? static_cast<int>(generator() % n) : r;
+      Matrix other = a;
+      other[r * n + c] = turn == 11 ? NAN : other[r * n + c] * (1 + 1e-6) + (r == c ? 1e-30 : 0);
+      input.put(1, other);
+      Buffer<float> d(static_cast<size_t>(2) * n * n);
+      Buffer<unsigned> flags(2);
+      flags[0] = flags[1] = 0;
+      simt::launch(tile_pairs(2, n), kBlock, 0, spread<float>, input.given(), d.data(), flags.data());
+      CHECK(flags[0] == 0 && flags[1] == 1, "not skew at (%d, %d) of %d", r, c, n);
+    }
+}
+
 template <class T>
 static void gradients(bool quick) {
   int turn = 0;
@@ -132,6 +151,7 @@ int main(int argc, char**) {
   const bool quick = argc > 1;
   ForwardTests<Large> tests{quick};
   guarded("flags", flags);
+  guarded("skewness", skewness);
   guarded("float", [&] {
     for (int n : {1, 31, 32, 33, 49, 64, 65, 97, 130}) {
       width = n == 49 ? 16 : n == 64 ? 32 : 48;
