@@ -78,19 +78,25 @@ void forward_share(const CayleyMap<T>& map, int64_t begin, int64_t end, void* sc
 
 template <class T>
 int64_t backward_scratch(int64_t n) {
-  return 3 * std::max(n <= kLargestLanes ? n * (n | 1) * 64 : 0, n * ((n + 15) / 16 * 16 + 16) * static_cast<int64_t>(sizeof(T)));
+  const int64_t lanes = 3 * n * (n | 1) * 64, strips = n < kParallelOrder ? 2 * n * kStrip : 0;
+  return std::max<int64_t>(n <= kLargestLanes ? lanes : 0, (n * block_stride(n) + strips) * sizeof(T));
 }
 
 template <class T>
 void backward_share(const CayleyGradient<T>& map, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
   if (map.n <= largest_by_lanes<T>()) return run_simd<LanesBackward<T>>(&map, begin, end, scratch);
-  const int64_t strips = (map.n + kStrip - 1) / kStrip;
+  const int64_t n = map.n, tasks = (n + kStrip - 1) / kStrip;
+  T *const U = static_cast<T*>(scratch), *const strips = U + n * block_stride(n);
   for (int64_t m = begin; m < end; ++m) {
-    parallel_strips<BackwardShare<T, BackwardStep::SetRows>>(map.n, strips, &map, m, scratch);
-    parallel_strips<BackwardShare<T, BackwardStep::First>>(map.n, strips, &map, m, scratch);
-    parallel_strips<BackwardShare<T, BackwardStep::Second>>(map.n, strips, &map, m, scratch);
-    parallel_strips<BackwardShare<T, BackwardStep::Collapse>>(map.n, strips, &map, m, scratch);
+    if (n < kParallelOrder) run_simd<BackwardColumns<T>>(&map, m, U, strips, int64_t(0), tasks);
+    else
+      at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+        const FlushDenormals flush_here;
+        const Scratch own(2 * n * kStrip * sizeof(T));
+        run_simd<BackwardColumns<T>>(&map, m, U, static_cast<T*>(own.get()), first, last);
+      });
+    parallel_strips<BackwardCollapse<T>>(n, tasks, &map, m, U);
   }
 }
 
