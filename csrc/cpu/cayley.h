@@ -2,7 +2,7 @@
 //
 // Every path computes D = (I + aA)^-1 - I ("delta") by elimination without row exchanges, and from it Q = 2 D + I. Of a skew A all pivots
 // are >= 1 in exact arithmetic. Storing D and not D + I is what keeps small A accurate: nothing is rounded at the size of 1 but Q itself.
-// Where A is large, digits are lost; the guard finds the matrices whose Q is not orthogonal enough, see cayley_kernel.cpp.
+// Where A is large, digits are lost; the guard finds the matrices whose Q is not orthogonal enough, see cayley_batch.h.
 #pragma once
 
 #include <algorithm>

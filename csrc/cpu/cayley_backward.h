@@ -1,5 +1,5 @@
 // The gradient -(a/2) P^T G P^T, P = Q + I, and what of it the parameter takes. With T = G^T P and U = P T it is -(a/2) U^T: no operand of
-// the products is transposed.
+// the products is transposed, and a strip of columns of U takes only that strip of T.
 #pragma once
 
 #include "cayley_lanes.h"
@@ -60,7 +60,7 @@ struct LanesBackward {
 
 // ---- one matrix ---------------------------------------------------------------------------------------------------------------------
 
-// The steps, each on a range that can be shared among threads. The work space holds P, T and U.
+// Strips of columns of U, and then rows of tiles of the gradient, can be shared among threads.
 template <class T, int Bytes>
 struct BackwardSteps {
   static constexpr int W = Bytes / sizeof(T);
@@ -70,9 +70,9 @@ struct BackwardSteps {
   const CayleyGradient<T> map;
   const int64_t n, width, stride;
   const T *G, *Q;
-  T *D, *P, *TT, *U;
+  T *D, *U;
 
-  FASTPARAM_INLINE BackwardSteps(const CayleyGradient<T>& map, int64_t m, T* scratch)
+  FASTPARAM_INLINE BackwardSteps(const CayleyGradient<T>& map, int64_t m, T* U)
       : map(map),
         n(map.n),
         width((n + W - 1) / W * W),
@@ -80,54 +80,50 @@ struct BackwardSteps {
         G(map.G + m * n * n),
         Q(map.Q + m * n * n),
         D(map.out + m * map.entries()),
-        P(scratch),
-        TT(P + n * stride),
-        U(TT + n * stride) {}
+        U(U) {}
 
   // Of small matrices: Q or G of the next, and where this gradient goes.
-  FASTPARAM_INLINE Prefetch following(int64_t m, bool first) const {
+  FASTPARAM_INLINE Prefetch following(const T* now, int64_t m) const {
     if (n > kStrip || m + 1 >= map.batch) return Prefetch();
-    const T* const next = (first ? Q : G) + n * n;
-    return Prefetch(next, next, first ? D : U, n * n * sizeof(T), (n + kRows - 1) / kRows);
+    return Prefetch(now + n * n, now + n * n, D, map.entries() * sizeof(T), (n + kRows - 1) / kRows);
   }
 
-  FASTPARAM_INLINE void set_rows(int64_t begin, int64_t end) const {
-    const T* const last = map.Q + map.batch * n * n;
-    for (int64_t i = begin; i < end; ++i) {
-      for (int64_t j = 0; j < width; j += W) {
-        const T* q = Q + i * n + j;
+  // The columns [j, last) of P, 0 beyond n.
+  FASTPARAM_INLINE void copy_columns(int64_t j, int64_t last, T* strip) const {
+    const T* const end = map.Q + map.batch * n * n;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = j; c < last; c += W) {
+        const T* q = Q + i * n + c;
         V v{};
-        if (q + W <= last) v = load<V>(q);
-        else std::memcpy(&v, q, (n - j) * sizeof(T));
-        store(P + i * stride + j, j + W > n ? only(v, first_lanes<T, W>(n - j)) : v);
+        if (q + W <= end) v = load<V>(q);
+        else std::memcpy(&v, q, (n - c) * sizeof(T));
+        store(strip + i * kStrip + c - j, c + W > n ? only(v, first_lanes<T, W>(n - c)) : v);
       }
-      P[i * stride + i] += T(1);
-    }
+    for (int64_t i = j; i < std::min(last, n); ++i) strip[i * kStrip + i - j] += T(1);
   }
 
-  // Columns [j, last) of T, or of U, at most a strip of them.
-  template <bool First>
-  FASTPARAM_INLINE void product(int64_t j, int64_t last, Prefetch next) const {
-    const T *A = First ? G : P, *B = First ? P : TT;
-    const int64_t a_stride = First ? n : stride;
-    alignas(64) T panel[kDepth * kStrip];
+  // O, with rows `o_stride` apart, becomes (add: takes) A B or A^T B, B a strip.
+  template <bool Transposed>
+  FASTPARAM_INLINE void product(const T* A, const T* B, T* O, int64_t o_stride, int64_t columns, bool add, Prefetch next) const {
     for (int64_t k = 0; k < n; k += kDepth) {
-      const int64_t depth = std::min(kDepth, n - k);
-      const T* b = B + k * stride + j;
-      if (n > kDepth) copy_strip(b, stride, depth, last - j, panel);
-      const Product<T, Bytes> product{A + (First ? k * n : k),
-                                      a_stride,
-                                      n > kDepth ? panel : b,
-                                      n > kDepth ? kStrip : stride,
-                                      (First ? TT : U) + j,
-                                      stride,
-                                      depth,
-                                      k > 0};
+      const Product<T, Bytes> product{A + (Transposed ? k * n : k), n,           B + k * kStrip, kStrip, O, o_stride,
+                                      std::min(kDepth, n - k),      add || k > 0};
       for (int64_t i = 0; i < n; i += kRows) {
         next.tick();
-        product.template run<First>(i, std::min(i + kRows, n), 0, last - j);
+        product.template run<Transposed>(i, std::min(i + kRows, n), 0, columns);
       }
     }
+  }
+
+  // strips: work space for P and T.
+  FASTPARAM_INLINE void columns(int64_t m, int64_t j, T* strips) const {
+    const int64_t last = std::min(j + kStrip, width);
+    T *const P = strips, *const TT = strips + n * kStrip;
+    copy_columns(j, last, P);
+    product<true>(G, P, TT, kStrip, last - j, false, following(G, m));
+    for (int64_t i = 0; i < n; ++i)  // U = T + Q T
+      for (int64_t c = 0; c < last - j; c += W) store(U + i * stride + j + c, load<V>(TT + i * kStrip + c));
+    product<false>(Q, TT, U + j, stride, last - j, true, following(Q, m));
   }
 
   FASTPARAM_INLINE V read(int64_t i, int64_t j) const { return i < n ? load<V>(U + i * stride + j) : V{}; }
@@ -167,22 +163,21 @@ struct BackwardSteps {
   }
 };
 
-enum class BackwardStep { SetRows, First, Second, Collapse };
-
-template <class T, BackwardStep step>
-struct BackwardShare {
+// A task is a strip of columns, or as many rows.
+template <class T>
+struct BackwardColumns {
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t m, void* scratch, int64_t begin, int64_t end) {
-    const BackwardSteps<T, Bytes> steps(*map, m, static_cast<T*>(scratch));
-    // kStrip rows a task, but as many columns of the products
-    const int64_t first = begin * kStrip, last = std::min(end * kStrip, steps.n);
-    if constexpr (step == BackwardStep::SetRows) steps.set_rows(first, last);
-    if constexpr (step == BackwardStep::Collapse)
-      for (int64_t r = first; r < last; r += Bytes / sizeof(T)) steps.collapse(r);
-    if constexpr (step == BackwardStep::First || step == BackwardStep::Second)
-      for (int64_t j = first; j < last; j += kStrip)
-        steps.template product<step == BackwardStep::First>(j, std::min(j + kStrip, steps.width),
-                                                            steps.following(m, step == BackwardStep::First));
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t m, T* U, T* strips, int64_t begin, int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*map, m, U);
+    for (int64_t strip = begin; strip < end; ++strip) steps.columns(m, strip * kStrip, strips);
+  }
+};
+template <class T>
+struct BackwardCollapse {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* map, int64_t m, T* U, int64_t begin, int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*map, m, U);
+    for (int64_t r = begin * kStrip; r < std::min(end * kStrip, steps.n); r += Bytes / sizeof(T)) steps.collapse(r);
   }
 };
 

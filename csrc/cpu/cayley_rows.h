@@ -62,9 +62,7 @@ struct Rows {
       keep[c] = all_but_four<T, W>(at);
       V s[kPivots];
 #pragma GCC unroll 16
-      for (int r = 0; r < kPivots; ++r) {
-        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at + r);
-      }
+      for (int r = 0; r < kPivots; ++r) s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at + r);
 #pragma GCC unroll 16
       for (int r = 0; r < kPivots; ++r)
         p[r][c] = pivots.D[r][0] * s[0] + pivots.D[r][1] * s[1] + pivots.D[r][2] * s[2] + pivots.D[r][3] * s[3];
