@@ -89,7 +89,7 @@ def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
             list(map(str, command)), cwd=ROOT, env=environment(**env), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            status = process.wait(timeout=max(1.0, deadline - start))
+            status = process.wait(timeout=max(0.0, deadline - start))
         except subprocess.TimeoutExpired:
             status = 124
         finally:

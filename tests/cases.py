@@ -169,7 +169,7 @@ def _cayley() -> list[Case]:
     packed = {"square": False, "static": True, "smallest": 1}
     return [
         case("cayley-whole", "cayley", 0.03, argument="A"),  # so that the largest matrices of the tests are well conditioned
-        *pair("cayley-skew", "cayley", 0.5, before=lambda X: X - X.mT, square=False),
+        *pair("cayley-skew", "cayley", 0.5, argument="A", before=lambda X: X - X.mT, square=False),
         *pair("skew_cayley-upper", "skew_cayley", 1.0, False),
         *pair("skew_cayley-lower", "skew_cayley", -0.5, True),
         case(
