@@ -18,15 +18,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from pathlib import Path
 
 import matplotlib
 import torch
-from sklearn.datasets import load_digits
+from side_by_side import TEST, Run, digits, train
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
 import fastparam
 
@@ -34,8 +32,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HIDDEN = 160
-BATCH = 64
-TEST = 360
 
 
 class EagerSkew(nn.Module):
@@ -99,29 +95,18 @@ class Network(nn.Module):
         return self.head(h)
 
 
-class Run:
-    """A network, its optimizer, and what was seen of its training: loss, seconds and orthogonality error of each step."""
+class OrthogonalRun(Run):
+    """And the orthogonality error after each step."""
 
     def __init__(self, maps: tuple[nn.Module, ...], device: str) -> None:
         torch.manual_seed(0)
-        self.model = Network(maps).to(device)
+        model = Network(maps).to(device)
         # Adam divides each gradient by its size: a small eps would blow up those that are mere rounding, and the curves would part.
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, eps=1e-4)
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
+        super().__init__(model, torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4))
         self.defects: list[float] = []
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """One training step; the clock stops when its loss has arrived and the device is idle."""
-        start = time.perf_counter()
-        self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(images), labels)
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(loss.item())
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - start)
+        super().step(images, labels)
         self.defects.append(self.defect())
 
     @torch.no_grad()
@@ -130,34 +115,8 @@ class Run:
         K = self.model.recur.weight.double()
         return (K.mT @ K - torch.eye(HIDDEN, device=K.device, dtype=K.dtype)).abs().max().item()
 
-    @torch.no_grad()
-    def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        return (self.model(images).argmax(1) == labels).float().mean().item()
 
-
-def digits(device: str) -> tuple[Tensor, Tensor]:
-    """Returns the 1797 images that scikit-learn ships, shuffled: (N, 8, 8) in [0, 1], and their labels."""
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(data.images, dtype=torch.float32)[order] / 16
-    return images.to(device), torch.tensor(data.target)[order].to(device)
-
-
-def train(runs: dict[str, Run], images: Tensor, labels: Tensor, epochs: int) -> None:
-    """Trains all runs on the same batches; who goes first changes from step to step."""
-    order = list(runs.values())
-    shuffle = torch.Generator().manual_seed(0)
-    with tqdm(total=epochs * -(-len(images) // BATCH), unit="step", desc="training") as bar:
-        for _ in range(epochs):
-            for batch in torch.randperm(len(images), generator=shuffle).to(images.device).split(BATCH):
-                for run in order:
-                    run.step(images[batch], labels[batch])
-                order = order[1:] + order[:1]
-                bar.set_postfix(loss=f"{runs['fastparam'].losses[-1]:.4f}", refresh=False)
-                bar.update()
-
-
-def plot(runs: dict[str, Run], path: Path) -> None:
+def plot(runs: dict[str, OrthogonalRun], path: Path) -> None:
     """Draws the two constrained loss curves, which lie on each other, the kernels' orthogonality, and the time per step of all runs."""
     figure, (curve, defect, bars) = plt.subplots(1, 3, figsize=(16, 4), width_ratios=(2, 2, 1.5), layout="constrained")
     colors = {"unconstrained": "silver", "plain torch": "C0", "fastparam": "black"}
@@ -174,7 +133,7 @@ def plot(runs: dict[str, Run], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def report(runs: dict[str, Run], images: Tensor, labels: Tensor) -> None:
+def report(runs: dict[str, OrthogonalRun], images: Tensor, labels: Tensor) -> None:
     """Prints time per step, what the constraint adds to it, the worst orthogonality seen, final loss and accuracy on unseen images."""
     base = runs["unconstrained"].seconds
     print(f"{'':14}{'ms a step':>10}{'constraint adds':>17}{'max |K^T K - I|':>17}{'last loss':>11}{'test accuracy':>15}")
@@ -194,7 +153,7 @@ def main() -> None:
     args = parser.parse_args()
 
     images, labels = digits(args.device)
-    runs = {name: Run(maps(), args.device) for name, maps in VARIANTS.items()}
+    runs = {name: OrthogonalRun(maps(), args.device) for name, maps in VARIANTS.items()}
     train(runs, images[TEST:], labels[TEST:], args.epochs)
 
     report(runs, images[:TEST], labels[:TEST])

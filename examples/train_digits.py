@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 import torch
-from sklearn.datasets import load_digits
+from side_by_side import TEST, Run, digits, train
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
 import fastparam
 
@@ -34,8 +32,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HIDDEN = 512
-BATCH = 64
-TEST = 360
 
 
 class EagerSymmetric(nn.Module):
@@ -67,58 +63,16 @@ VARIANTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
 }
 
 
-class Run:
-    """A model, its optimizer, and what was seen of its training: loss and seconds of each step."""
-
-    def __init__(self, maps: tuple[Callable[[], nn.Module], ...], device: str) -> None:
-        torch.manual_seed(0)
-        kernels, first, second = nn.Conv2d(1, 32, 3, padding=1), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
-        head = nn.Linear(HIDDEN, 10)
-        for layer, make in zip((kernels, first, second), maps, strict=False):
-            parametrize.register_parametrization(layer, "weight", make())
-        features = nn.Sequential(kernels, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())  # 32 channels of 4 x 4: HIDDEN numbers
-        self.model = nn.Sequential(features, first, nn.ReLU(), second, nn.ReLU(), head).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
-
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """One training step; the clock stops when its loss has arrived and the device is idle."""
-        start = time.perf_counter()
-        self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(images), labels)
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(loss.item())
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        self.seconds.append(time.perf_counter() - start)
-
-    @torch.no_grad()
-    def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        return (self.model(images).argmax(1) == labels).float().mean().item()
-
-
-def digits(device: str) -> tuple[Tensor, Tensor]:
-    """Returns the 1797 images that scikit-learn ships, shuffled: (N, 1, 8, 8) in [0, 1], and their labels."""
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(data.images, dtype=torch.float32)[order, None] / 16
-    return images.to(device), torch.tensor(data.target)[order].to(device)
-
-
-def train(runs: dict[str, Run], images: Tensor, labels: Tensor, epochs: int) -> None:
-    """Trains all runs on the same batches; who goes first changes from step to step."""
-    order = list(runs.values())
-    shuffle = torch.Generator().manual_seed(0)
-    with tqdm(total=epochs * -(-len(images) // BATCH), unit="step", desc="training") as bar:
-        for _ in range(epochs):
-            for batch in torch.randperm(len(images), generator=shuffle).to(images.device).split(BATCH):
-                for run in order:
-                    run.step(images[batch], labels[batch])
-                order = order[1:] + order[:1]
-                bar.set_postfix(loss=f"{runs['fastparam'].losses[-1]:.4f}", refresh=False)
-                bar.update()
+def start(maps: tuple[Callable[[], nn.Module], ...], device: str) -> Run:
+    """Returns a network with these maps on its weights, and its optimizer."""
+    torch.manual_seed(0)
+    kernels, first, second = nn.Conv2d(1, 32, 3, padding=1), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+    head = nn.Linear(HIDDEN, 10)
+    for layer, make in zip((kernels, first, second), maps, strict=False):
+        parametrize.register_parametrization(layer, "weight", make())
+    features = nn.Sequential(kernels, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())  # 32 channels of 4 x 4: HIDDEN numbers
+    model = nn.Sequential(features, first, nn.ReLU(), second, nn.ReLU(), head).to(device)
+    return Run(model, torch.optim.Adam(model.parameters(), lr=1e-3))
 
 
 def plot(runs: dict[str, Run], path: Path) -> None:
@@ -152,7 +106,8 @@ def main() -> None:
     args = parser.parse_args()
 
     images, labels = digits(args.device)
-    runs = {name: Run(maps, args.device) for name, maps in VARIANTS.items()}
+    images = images[:, None]  # one channel
+    runs = {name: start(maps, args.device) for name, maps in VARIANTS.items()}
     train(runs, images[TEST:], labels[TEST:], args.epochs)
 
     report(runs, images[:TEST], labels[:TEST])

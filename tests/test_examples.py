@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(name, *arguments):
-    result = subprocess.run([sys.executable, "-m", f"examples.{name}", *arguments], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run([sys.executable, ROOT / "examples" / f"{name}.py", *arguments], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 
