@@ -29,7 +29,7 @@ demo: tools
 test: tools
 	$(BUILD) ".[test]"
 	$(PY) -m fastparam
-	OMP_NUM_THREADS=2 $(PY) -m pytest -q -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
 
 bench: tools
 	$(BUILD) ".[bench,rivals]"
