@@ -285,3 +285,16 @@ def test_order_one():
     assert torch.equal(ops.skew_cayley_packed(torch.empty(5, 0)), torch.ones(5, 1, 1))
     assert torch.equal(ops.skew_cayley_backward(torch.ones(5, 1, 1), torch.ones(5, 1, 1)), torch.zeros(5, 1, 1))
     torch.testing.assert_close(ops.cayley(torch.full((5, 1, 1), 3.0)), torch.full((5, 1, 1), -0.5))
+
+
+def test_denormal_numbers_outside_are_left_alone():
+    """Threads first started by a large Cayley map must not keep flushing denormal numbers in what they do next."""
+    source = """
+import torch, fastparam
+torch.set_num_threads(2)
+fastparam.functional.skew_cayley(torch.randn(400, 400))
+G = torch.full((8, 256, 256), 2.0**-24, dtype=torch.float16)
+assert (torch.ops.fastparam.symmetric_adjoint(G)[:, 0, 1:] == 2.0**-23).all()
+"""
+    done = python(source)
+    assert done.returncode == 0, done.stderr

@@ -97,6 +97,8 @@ void backward_share(const CayleyGradient<T>& map, int64_t begin, int64_t end, vo
 template <class Share>
 void over_batch(int64_t batch, int64_t n, int64_t scratch_bytes, const Share& share) {
   if (n >= kParallelOrder && batch < 2 * at::get_num_threads()) {
+    // Threads inherit the mode for denormal numbers of the one that starts them, and keep it: start them before FlushDenormals.
+    at::parallel_for(0, at::get_num_threads(), 1, [](int64_t, int64_t) {});
     const Scratch scratch(scratch_bytes);
     return share(0, batch, scratch.get());
   }
