@@ -62,13 +62,13 @@ struct Packed {
 
 // ---- ATen expressions --------------------------------------------------------------------------------------------------------------
 
-// Does not look for singular matrices, which would synchronise a device with the host. I + aA of a skew A is never one.
-Tensor solve(const Tensor& A, double alpha) {
+// I + aA of a skew A is never singular. To look for others synchronises a device with the host.
+Tensor solve(const Tensor& A, double alpha, bool raise_singular = false) {
   const Tensor I = at::eye_symint(A.sym_size(-1), A.options()), B = alpha * A;
-  return std::get<0>(at::linalg_solve_ex(I + B, I - B));
+  return std::get<0>(at::linalg_solve_ex(I + B, I - B, /*left=*/true, raise_singular));
 }
 
-template <class Layout, class... Rest>
+template <class Layout, class... Rest>  // of a skew A
 Tensor without_kernel(const Tensor& X, double alpha, Rest... rest) {
   return solve(Layout::expand(X.to(at::toOpMathType(X.scalar_type())), rest...), alpha).to(X.scalar_type()).contiguous();
 }
@@ -186,11 +186,7 @@ Tensor packed_elsewhere(const Tensor& v, double alpha) {
 namespace fallback {
 
 Tensor cayley(const Tensor& A, double alpha) {
-  if (A.is_cpu()) {
-    const Tensor I = at::eye_symint(A.sym_size(-1), A.options().dtype(at::toOpMathType(A.scalar_type()))), B = alpha * A;
-    return at::linalg_solve(I + B, I - B).to(A.scalar_type()).contiguous();
-  }
-  return without_kernel<Whole>(A, alpha);
+  return solve(A.to(at::toOpMathType(A.scalar_type())), alpha, A.is_cpu()).to(A.scalar_type()).contiguous();
 }
 Tensor cayley_backward(const Tensor& G, const Tensor& Q, double alpha) { return backward_without_kernel<Whole>(G, Q, alpha); }
 Tensor skew_cayley(const Tensor& X, double alpha, bool lower) { return without_kernel<Triangle>(X, alpha, lower); }
