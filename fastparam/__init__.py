@@ -10,7 +10,8 @@ from . import functional as functional  # noqa: E402
 from . import parametrizations as parametrizations  # noqa: E402
 from ._built import version as __version__  # noqa: E402
 from ._cayley_inverse import NotOrthogonalError  # noqa: E402
-from .orthogonal import CayleyMap, MatrixExponential, SkewCayley  # noqa: E402
+from .matrix_exp import MatrixExponential  # noqa: E402
+from .orthogonal import CayleyMap, SkewCayley  # noqa: E402
 from .pruning import Pruning, PruningParametrization  # noqa: E402
 from .triangular import Skew, Symmetric  # noqa: E402
 

@@ -37,7 +37,7 @@ class _Signed(nn.Module):
         return Q * self.signs.to(Q).unsqueeze(-1 if Q.shape[-2] < Q.shape[-1] else -2)
 
     def _inverse(self, Q: Tensor) -> Tensor:
-        """A1 over B of the tall Q, after its signs have been set."""
+        """Sets the signs of the tall Q, and returns its A1 over B."""
         check_orthogonal(type(self).__name__, Q)
         X, signs = inverse_with_signs(Q.detach(), self.alpha)
         # A second parametrization is tried on the output of the map before it is registered: that must change nothing. What is assigned
@@ -170,7 +170,7 @@ class SkewCayley(_Signed):
 
 
 class _AroundBase(nn.Module):
-    """base Cayley(X): what torch's ``orthogonal`` does with ``use_trivialization=True``. Only the values of base are made here."""
+    """base Cayley(X): what torch's ``orthogonal`` does with ``use_trivialization=True``."""
 
     base: Tensor
 
@@ -232,24 +232,3 @@ def orthogonal(module: M, name: str = "weight", orthogonal_map: str | None = Non
     made = _AroundBase(weight) if use_trivialization else SkewCayley(alpha=-0.5, lower=True)
     parametrize.register_parametrization(module, name, made, unsafe=True)
     return module
-
-
-class MatrixExponential(nn.Module):
-    r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite. By :func:`torch.matrix_exp`.
-
-    .. math:: \exp(X) = \sum_{k \ge 0} X^k / k!
-
-    Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
-
-    Example:
-        >>> layer = torch.nn.Linear(4, 4)
-        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.Skew())
-        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.MatrixExponential())
-        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(4), atol=1e-5)
-        True
-    """
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Returns the exponential of ``X``, of shape (..., n, n)."""
-        check_square("matrix_exp", X)
-        return torch.matrix_exp(X)
