@@ -21,7 +21,7 @@ from setuptools import Extension, setup
 COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "dist_info", "editable_wheel", "install"}
 GIB_PER_JOB = 2.5
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # at::parallel_for is a header: without it the loops are serial
-CXX = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", *OPENMP]
+CXX = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", *OPENMP]
 NVCC = ["-O3", "--expt-relaxed-constexpr"]
 
 

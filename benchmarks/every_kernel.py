@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import kernels  # noqa: E402
-from cases import CASES, Case  # noqa: E402
+from table import CASES, Case  # noqa: E402
 
 import fastparam  # noqa: E402
 from fastparam.functional import pack_mask, unpack_mask  # noqa: E402

@@ -1,9 +1,10 @@
-// The Python module _C: loading it registers the ops; its functions are the direct entries, one a public op, and build facts.
+// The Python module _C: loading it registers the ops; its functions are the direct entries, one a public op,
+// and build facts.
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "common.h"
-#include "cpu/simd.h"
+#include "core/cpu/simd.h"
+#include "core/shapes.h"
 #include "ops.h"
 
 namespace {
@@ -20,19 +21,28 @@ const char* compiler() {
 
 PYBIND11_MODULE(_C, m) {
   using namespace fastparam;
-  using torch::wrap_pybind_function_no_gil;  // C++ errors keep their Python type (ValueError), the GIL is released
+  using torch::wrap_pybind_function_no_gil;  // C++ errors keep their Python type (ValueError), the GIL is
+                                             // released
   m.def("symmetric", wrap_pybind_function_no_gil(&Symmetric::call), py::arg("X"), py::arg("lower") = false);
   m.def("skew", wrap_pybind_function_no_gil(&Skew::call), py::arg("X"), py::arg("lower") = false);
   m.def("masked_prune", wrap_pybind_function_no_gil(&MaskedPrune::call), py::arg("X"), py::arg("mask"));
   m.def("pack_mask", wrap_pybind_function_no_gil(&PackMask::call), py::arg("mask"));
   m.def("unpack_mask", wrap_pybind_function_no_gil(&UnpackMask::call), py::arg("packed"), py::arg("size"));
-  m.def("cayley", wrap_pybind_function_no_gil(&Cayley::call), py::arg("A"), py::arg("alpha") = 1.0);
-  m.def("skew_cayley", wrap_pybind_function_no_gil(&SkewCayley::call), py::arg("X"), py::arg("alpha") = 1.0, py::arg("lower") = false);
-  m.def("skew_cayley_packed", wrap_pybind_function_no_gil(&SkewCayleyPacked::call), py::arg("v"), py::arg("alpha") = 1.0);
-  m.def("stiefel_cayley", wrap_pybind_function_no_gil(&StiefelCayley::call), py::arg("X"), py::arg("alpha") = 1.0,
-        py::arg("lower") = false);
+  m.def("cayley", wrap_pybind_function_no_gil(&Cayley::call), py::arg("A"), py::arg("alpha") = 1.0,
+        py::arg("signs") = py::none());
+  m.def("skew_cayley", wrap_pybind_function_no_gil(&SkewCayley::call), py::arg("X"), py::arg("alpha") = 1.0,
+        py::arg("lower") = false, py::arg("signs") = py::none());
+  m.def("skew_cayley_packed", wrap_pybind_function_no_gil(&SkewCayleyPacked::call), py::arg("v"),
+        py::arg("alpha") = 1.0);
+  m.def("stiefel_cayley", wrap_pybind_function_no_gil(&StiefelCayley::call), py::arg("X"),
+        py::arg("alpha") = 1.0, py::arg("lower") = false, py::arg("signs") = py::none());
 
-  m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"), py::arg("X"));  // for inverses
+  // For inverses, which do work of their own before an op is called.
+  m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),
+        py::arg("X"));
+  m.def("check_matrices", torch::wrap_pybind_function(&check_matrices), py::arg("op"), py::arg("argument"),
+        py::arg("X"));
   m.def("compiler", &compiler);
-  m.def("vector_bytes", &cpu::vector_bytes, "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
+  m.def("vector_bytes", &cpu::vector_bytes,
+        "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
 }

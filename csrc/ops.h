@@ -1,52 +1,53 @@
-// The C++ names of the ops: struct, name in the dispatcher, the tensor that error messages name, types after the first tensor.
+// The C++ names of the ops: struct, name in the dispatcher, types after the first tensor.
 #pragma once
 
-#include "autograd.h"
+#include "core/autograd.h"
 
 namespace fastparam {
 
 struct Symmetric : Op<Symmetric, bool> {
-  static constexpr char name[] = "fastparam::symmetric", argument[] = "X";
+  static constexpr char name[] = "fastparam::symmetric";
 };
 struct SymmetricAdjoint : Op<SymmetricAdjoint, bool> {
-  static constexpr char name[] = "fastparam::symmetric_adjoint", argument[] = "G";
+  static constexpr char name[] = "fastparam::symmetric_adjoint";
 };
 struct Skew : Op<Skew, bool> {
-  static constexpr char name[] = "fastparam::skew", argument[] = "X";
+  static constexpr char name[] = "fastparam::skew";
 };
 struct SkewAdjoint : Op<SkewAdjoint, bool> {
-  static constexpr char name[] = "fastparam::skew_adjoint", argument[] = "G";
+  static constexpr char name[] = "fastparam::skew_adjoint";
 };
 struct MaskedPrune : Op<MaskedPrune, const Tensor&> {
-  static constexpr char name[] = "fastparam::masked_prune", argument[] = "X";
+  static constexpr char name[] = "fastparam::masked_prune";
 };
 struct PackMask : Op<PackMask> {
-  static constexpr char name[] = "fastparam::pack_mask", argument[] = "mask";
+  static constexpr char name[] = "fastparam::pack_mask";
 };
 struct UnpackMask : Op<UnpackMask, c10::SymIntArrayRef> {
-  static constexpr char name[] = "fastparam::unpack_mask", argument[] = "packed";
+  static constexpr char name[] = "fastparam::unpack_mask";
 };
 
-struct Cayley : Op<Cayley, double> {
-  static constexpr char name[] = "fastparam::cayley", argument[] = "A";
+struct Cayley : Op<Cayley, double, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::cayley";
 };
-struct CayleyBackward : Op<CayleyBackward, const Tensor&, double> {
-  static constexpr char name[] = "fastparam::cayley_backward", argument[] = "Q";
+struct CayleyBackward : Op<CayleyBackward, const Tensor&, double, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::cayley_backward";
 };
-struct SkewCayley : Op<SkewCayley, double, bool> {
-  static constexpr char name[] = "fastparam::skew_cayley", argument[] = "X";
+struct SkewCayley : Op<SkewCayley, double, bool, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::skew_cayley";
 };
-struct SkewCayleyBackward : Op<SkewCayleyBackward, const Tensor&, double, bool> {
-  static constexpr char name[] = "fastparam::skew_cayley_backward", argument[] = "Q";
+struct SkewCayleyBackward
+    : Op<SkewCayleyBackward, const Tensor&, double, bool, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::skew_cayley_backward";
 };
 struct SkewCayleyPacked : Op<SkewCayleyPacked, double> {
-  static constexpr char name[] = "fastparam::skew_cayley_packed", argument[] = "v";
+  static constexpr char name[] = "fastparam::skew_cayley_packed";
 };
 struct SkewCayleyPackedBackward : Op<SkewCayleyPackedBackward, const Tensor&, double> {
-  static constexpr char name[] = "fastparam::skew_cayley_packed_backward", argument[] = "Q";
+  static constexpr char name[] = "fastparam::skew_cayley_packed_backward";
 };
-struct StiefelCayley : Op<StiefelCayley, double, bool> {
-  static constexpr char name[] = "fastparam::stiefel_cayley", argument[] = "X";
+struct StiefelCayley : Op<StiefelCayley, double, bool, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::stiefel_cayley";
 };
 
 }  // namespace fastparam

@@ -5,15 +5,14 @@ from ._loader import load
 load()
 
 from . import _prune_vmap as _prune_vmap  # noqa: E402
-from . import _vmap as _vmap  # noqa: E402
 from . import functional as functional  # noqa: E402
 from . import parametrizations as parametrizations  # noqa: E402
 from ._built import version as __version__  # noqa: E402
+from ._cayley import CayleyMap, SkewCayley  # noqa: E402
 from ._cayley_inverse import NotOrthogonalError  # noqa: E402
-from .matrix_exp import MatrixExponential  # noqa: E402
-from .orthogonal import CayleyMap, SkewCayley  # noqa: E402
-from .pruning import Pruning, PruningParametrization  # noqa: E402
-from .triangular import Skew, Symmetric  # noqa: E402
+from ._exponential import MatrixExponential  # noqa: E402
+from ._prune import Pruning, PruningParametrization  # noqa: E402
+from ._triangular import Skew, Symmetric  # noqa: E402
 
 __all__ = [
     "CayleyMap",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils import prune
+
+from ._arguments import check_integer, check_number, has_no_data, is_flag
 
 methods: Any = prune  # untyped there
 Rule: TypeAlias = prune.BasePruningMethod
@@ -18,9 +21,7 @@ class KeepNOfM(prune.BasePruningMethod):
     PRUNING_TYPE = "global"
 
     def __init__(self, n: int, m: int) -> None:
-        for argument, value in (("n", n), ("m", m)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"Pruning.n_m: expected {argument} to be an int, got {type(value).__name__}")
+        n, m = check_integer("Pruning.n_m", "n", n), check_integer("Pruning.n_m", "m", m)
         if not 0 <= n <= m or m == 0:
             raise ValueError(f"Pruning.n_m: expected 0 <= n <= m and m > 0, got n = {n}, m = {m}")
         self.n, self.m = n, m
@@ -66,15 +67,27 @@ def select(rule: Any, X: Tensor, previous: Tensor | None = None) -> Tensor:
         _check_on_meta(rule, t)
         return torch.empty(t.shape, dtype=torch.bool, device="meta")
     if previous is None:
-        return _kept(rule.compute_mask(t, default_mask=torch.ones_like(t)))
+        return as_bool(_name(rule), rule.compute_mask(t, default_mask=torch.ones_like(t)))
     container = methods.PruningContainer()
     container._tensor_name = rule._tensor_name = "X"  # a container asks that they agree
     container.add_pruning_method(rule)
-    return _kept(container.compute_mask(t, default_mask=previous.to(t.dtype)))
+    return as_bool(_name(rule), container.compute_mask(t, default_mask=previous.to(t.dtype)))
 
 
-def _kept(mask: Tensor) -> Tensor:
-    return mask != 0
+def _name(rule: Any) -> str:
+    return type(rule).__name__
+
+
+def with_amount(rule: Any, amount: float) -> Rule | None:
+    """The rule with another amount, or what torch says of one that is not possible; None stays None."""
+    if rule is None:
+        return None
+    if not hasattr(rule, "amount"):
+        raise ValueError(f"Pruning.update_: expected a mask chosen by a rule with an amount, got one chosen by {_name(rule)}")
+    methods._validate_pruning_amount_init(amount)
+    rule = copy.copy(rule)
+    rule.amount = amount
+    return rule  # type: ignore[no-any-return]
 
 
 def by_magnitude(rule: Any) -> Rule:
@@ -104,3 +117,32 @@ def check_semi_structured(X: Tensor, mask: Tensor) -> None:
         raise ValueError(f"{op}: expected a mask that keeps at most {n} of every {m} entries of a row, got one that keeps {most} of {m}")
     if not X.is_cuda:
         raise ValueError(f"{op}: expected X on cuda, got {X.device}")
+
+
+def drawn(op: str, X: Tensor, p_drop: float, generator: torch.Generator | None = None) -> Tensor:
+    """True with probability 1 - p_drop, for every entry of X."""
+    if is_flag(p_drop):
+        raise TypeError(f"{op}: expected p_drop to be a number, got {type(p_drop).__name__}")
+    p_drop = check_number(op, "p_drop", p_drop)
+    if not isinstance(generator, (torch.Generator, type(None))):
+        raise TypeError(f"{op}: expected generator to be a torch.Generator, got {type(generator).__name__}")
+    if not 0 <= p_drop <= 1:
+        raise ValueError(f"{op}: expected p_drop between 0 and 1, got {p_drop}")
+    if X.is_meta:
+        return torch.empty(X.shape, dtype=torch.bool, device="meta")
+    device = X.device if generator is None else generator.device
+    return (torch.rand(X.shape, generator=generator, device=device, dtype=torch.float32) >= p_drop).to(X.device)
+
+
+def as_bool(op: str, mask: Tensor) -> Tensor:
+    """Returns a bool mask of its own memory, which autograd can keep even if it is made in inference mode.
+
+    Raises ValueError where the mask holds anything but zeros and ones.
+    """
+    mask = mask.detach()
+    if mask.dtype != torch.bool and not has_no_data(mask):
+        soft = mask[(mask != 0) & (mask != 1)]
+        if soft.numel():
+            raise ValueError(f"{op}: expected a mask of zeros and ones, got {soft.flatten()[0].item():.4g}")
+    with torch.inference_mode(False):
+        return mask != 0

@@ -30,26 +30,31 @@ def skew_adjoint(G: Tensor, lower: bool = False) -> Tensor:
     return D.tril(-1) if lower else D.triu(1)
 
 
-def cayley(A: Tensor, alpha: float = 1.0) -> Tensor:
+def signed(Q: Tensor, signs: Tensor | None) -> Tensor:
+    return Q if signs is None else Q * torch.where(signs.real < 0, -1, 1)[..., None, :]
+
+
+def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
     # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half types in float32.
     wide = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
     I = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
     Q: Tensor = 2 * torch.linalg.inv(I + alpha * wide) - I
-    return Q.to(A.dtype)
+    return signed(Q, signs).to(A.dtype)
 
 
-def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Tensor:
+def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
+    G, Q = signed(G, signs), signed(Q, signs)
     PH: Tensor = (Q + torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).mH
     return PH @ G @ PH * (-alpha / 2)
 
 
-def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
     T = X.tril(0 if X.is_complex() else -1) if lower else X.triu(0 if X.is_complex() else 1)
-    return cayley(T - T.mH, alpha)
+    return cayley(T - T.mH, alpha, signs)
 
 
-def skew_cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
-    D = cayley_backward(G, Q, alpha)
+def skew_cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
+    D = cayley_backward(G, Q, alpha, signs)
     D = D - D.mH
     return D.tril(0 if Q.is_complex() else -1) if lower else D.triu(0 if Q.is_complex() else 1)
 
@@ -67,13 +72,13 @@ def skew_cayley_packed_backward(G: Tensor, Q: Tensor, alpha: float = 1.0) -> Ten
     return (D - D.mH).flatten(-2).index_select(-1, rows * n + columns)
 
 
-def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
     if X.shape[-2] < X.shape[-1]:
-        return stiefel_cayley(X.mT, alpha, lower).mT
+        return stiefel_cayley(X.mT, alpha, lower, signs).mT
     n, k = X.shape[-2:]
     T = X.tril() if lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
     T = nn.functional.pad(T, (0, n - k))
-    return cayley(T - T.mH, alpha)[..., :k]
+    return signed(cayley(T - T.mH, alpha)[..., :k], signs)
 
 
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """The maps as pure functions."""
 
-from .cayley import cayley, skew_cayley, skew_cayley_packed, stiefel_cayley
-from .prune import masked_prune, pack_mask, unpack_mask
-from .triangular import skew, symmetric
+from ._cayley import cayley, cayley_inverse, skew_cayley, skew_cayley_packed, stiefel_cayley
+from ._prune import masked_prune, pack_mask, unpack_mask
+from ._triangular import skew, symmetric
 
 __all__ = [
     "cayley",
+    "cayley_inverse",
     "masked_prune",
     "pack_mask",
     "skew",

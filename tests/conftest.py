@@ -4,12 +4,9 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on busy cores, threads that spin cost the suite minutes
 
-import cases
-import cuda_dry
+import table
 import pytest
 import torch
-
-from fastparam import _built
 
 IGNORED = (
     "ignore:fastparam. complex dtypes have no kernels:UserWarning",  # test_errors.py asks for it in a process of its own
@@ -34,22 +31,9 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=cases.DEVICES)
+@pytest.fixture(params=table.DEVICES)
 def device(request):
     return request.param
-
-
-@pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", "dry"])
-def gpu(request, monkeypatch):
-    """A CUDA device. Where there is none the test is skipped, and its logic is tried on a CPU that plays one: see cuda_dry.py."""
-    if request.param == "dry":
-        cuda_dry.play(monkeypatch)
-        return "cpu"
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    if _built.cuda is None:
-        pytest.skip("needs a build with CUDA kernels: FASTPARAM_BUILD=cuda")
-    return "cuda"
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ int main() {
   try {
     fastparam::Symmetric::call(torch::ones({3, 4}), false);
   } catch (const c10::ValueError& error) {
-    raised = std::string(error.what_without_backtrace()) == "symmetric: expected X of shape (..., n, n), got (3, 4)";
+    raised = std::string(error.what_without_backtrace()) ==
+             "symmetric: expected X of shape (..., n, n), got (3, 4)";
   }
-  std::cout << (right ? "values right" : "values WRONG") << ", " << (raised ? "error right" : "error WRONG") << std::endl;
+  std::cout << (right ? "values right" : "values WRONG") << ", " << (raised ? "error right" : "error WRONG")
+            << std::endl;
   return right && raised ? 0 : 1;
 }

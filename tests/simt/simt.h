@@ -1,13 +1,16 @@
-// simt.h: runs CUDA device code on the CPU, one fiber a thread, so that kernels can be tested and sanitized without a GPU.
+// simt.h: runs CUDA device code on the CPU, one fiber a thread, so that kernels can be tested and sanitized
+// without a GPU.
 //
 //   #include "simt.h"              // before the .cuh under test
 //   simt::schedule(simt::Order::random, seed);
-//   simt::launch(grid, block, shared_bytes, kernel<float>, args...);   // throws simt::Error on a deadlock or a bad collective
+//   simt::launch(grid, block, shared_bytes, kernel<float>, args...);   // throws simt::Error on a deadlock or
+//   a bad collective
 //
-// Blocks run one after the other, threads in turns: a thread runs until it has to wait. Stricter than the hardware: a barrier must be
-// reached by every thread of the block, a warp operation by every lane of its mask, with the same operation and mask.
-// Shared memory is filled with 0xFF (a NaN, or -1) before each block. Static shared arrays are `thread_local` here so that they lie
-// in one segment that can be filled: the test program must not have thread_local variables of its own.
+// Blocks run one after the other, threads in turns: a thread runs until it has to wait. Stricter than the
+// hardware: a barrier must be reached by every thread of the block, a warp operation by every lane of its
+// mask, with the same operation and mask. Shared memory is filled with 0xFF (a NaN, or -1) before each block.
+// Static shared arrays are `thread_local` here so that they lie in one segment that can be filled: the test
+// program must not have thread_local variables of its own.
 #pragma once
 #include <link.h>
 #include <sys/mman.h>
@@ -74,7 +77,8 @@ struct Machine {
   std::mt19937 random{1};
   Context scheduler;
   std::vector<Thread> threads;
-  int count = 0, current = -1, arrived = 0;  // threads of the block, the running one, those waiting at the block's barrier
+  int count = 0, current = -1,
+      arrived = 0;  // threads of the block, the running one, those waiting at the block's barrier
   std::function<void()> body;
   std::string error;
   unsigned char* dynamic = nullptr;
@@ -87,7 +91,8 @@ inline void schedule(Order order, unsigned seed = 1) {
   machine.random.seed(seed);
 }
 
-// ---- switching ----------------------------------------------------------------------------------------------------------------
+// ---- switching
+// ----------------------------------------------------------------------------------------------------------------
 #ifndef SIMT_USES_UCONTEXT
 extern "C" void simt_switch(void** save, void* load);
 asm(".text\n.weak simt_switch\n.type simt_switch,@function\nsimt_switch:\n"
@@ -134,7 +139,8 @@ inline void thread_main() {
 
 inline void make_thread(Thread& thread) {
   thread = Thread{};
-  thread.stack = static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  thread.stack =
+      static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 #ifdef SIMT_USES_UCONTEXT
   getcontext(&thread.machine);
   thread.machine.uc_stack.ss_sp = thread.stack;
@@ -148,13 +154,15 @@ inline void make_thread(Thread& thread) {
 #endif
 }
 
-// ---- waiting ------------------------------------------------------------------------------------------------------------------
+// ---- waiting
+// ------------------------------------------------------------------------------------------------------------------
 inline void wait() {
   Thread& self = machine.threads[machine.current];
   switch_to(self, machine.scheduler);
 }
 inline void fail(const char* what) {  // the scheduler abandons the launch
-  machine.error = std::string(what) + " (block " + std::to_string(blockIdx.x) + ", thread " + std::to_string(machine.current) + ")";
+  machine.error = std::string(what) + " (block " + std::to_string(blockIdx.x) + ", thread " +
+                  std::to_string(machine.current) + ")";
   machine.threads[machine.current].state = State::block_wait;
   for (;;) wait();
 }
@@ -218,7 +226,8 @@ T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
-// ---- launching ----------------------------------------------------------------------------------------------------------------
+// ---- launching
+// ----------------------------------------------------------------------------------------------------------------
 inline void poison_static_shared() {
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void*) {
@@ -258,8 +267,9 @@ inline void run_block() {
   }
   for (int t = 0; t < machine.count; ++t)
     if (machine.threads[t].state != State::done) {
-      machine.error = "deadlock in block " + std::to_string(blockIdx.x) + ": at the block barrier" + list_of(State::block_wait) +
-                      "; at a warp operation" + list_of(State::warp_wait) + "; finished" + list_of(State::done);
+      machine.error = "deadlock in block " + std::to_string(blockIdx.x) + ": at the block barrier" +
+                      list_of(State::block_wait) + "; at a warp operation" + list_of(State::warp_wait) +
+                      "; finished" + list_of(State::done);
       return;
     }
 }
@@ -269,7 +279,8 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...), A.
   gridDim = grid;
   blockDim = block;
   machine.count = static_cast<int>(block.x * block.y * block.z);
-  if (machine.count < 1 || machine.count > kMaxThreads) throw Error("block size " + std::to_string(machine.count));
+  if (machine.count < 1 || machine.count > kMaxThreads)
+    throw Error("block size " + std::to_string(machine.count));
   if (machine.threads.empty()) machine.threads.resize(kMaxThreads);
   for (int t = 0; t < machine.count; ++t)
     if (!machine.threads[t].stack) make_thread(machine.threads[t]);

@@ -9,13 +9,17 @@
 
 namespace simt {
 
-// ---- guarded buffers ----------------------------------------------------------------------------------------------------------
-// Device memory of a test: 0xFF (NaN) until written; around it 0xFF in one buffer and 0x7F (huge) in the next, so that a copy from the
-// surroundings of one to those of another shows. `shift` elements break the 64-byte alignment.
+// ---- guarded buffers
+// ----------------------------------------------------------------------------------------------------------
+// Device memory of a test: 0xFF (NaN) until written; around it 0xFF in one buffer and 0x7F (huge) in the
+// next, so that a copy from the surroundings of one to those of another shows. `shift` elements break the
+// 64-byte alignment.
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(size_t count, size_t shift = 0) : count_(count), bytes_((count + shift) * sizeof(T) + 3 * kGuard, guard_) {
+  explicit Buffer(size_t count, size_t shift = 0)
+      : count_(count),
+        bytes_((count + shift) * sizeof(T) + 3 * kGuard, guard_) {
     const size_t misaligned = reinterpret_cast<uintptr_t>(bytes_.data()) % 64;
     offset_ = kGuard + (64 - misaligned) % 64 + shift * sizeof(T);
     std::memset(bytes_.data() + offset_, 0xFF, count * sizeof(T));

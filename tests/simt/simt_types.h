@@ -1,4 +1,5 @@
-// The types of device code: CUDA's keywords, vectors and built-in variables, and the 16-bit floats. Included by simt.h.
+// The types of device code: CUDA's keywords, vectors and built-in variables, and the 16-bit floats. Included
+// by simt.h.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -79,7 +80,9 @@ struct half {
   }
   operator float() const {
     const int e = bits >> 10 & 31, m = bits & 1023;
-    const float a = e == 31 ? (m ? NAN : INFINITY) : e == 0 ? std::ldexp(float(m), -24) : std::ldexp(float(m + 1024), e - 25);
+    const float a = e == 31  ? (m ? NAN : INFINITY)
+                    : e == 0 ? std::ldexp(float(m), -24)
+                             : std::ldexp(float(m + 1024), e - 25);
     return bits & 0x8000 ? -a : a;
   }
 };

@@ -1,20 +1,29 @@
-// The kernels of csrc/cuda/cayley_block.cuh, one matrix a block.   ./test_cayley_block [quick]
+// The kernels of csrc/cayley/cuda/block.cuh, one matrix a block.   ./test_cayley_block [quick]
 #include "simt.h"  // before the device code
 
-#include "../../csrc/cuda/cayley_block.cuh"
-#include "test_cayley_forward.h"
+#include "../../csrc/cayley/cuda/block.cuh"
+#include "../../csrc/cayley/cuda/pivoted.cuh"
+#include "forward_tests.h"
 
 struct Block {
   static constexpr bool kGuarded = true;
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>> limits) {
+    constexpr int teams = 2;
+    Buffer<unsigned> flags(batch + teams);
     const auto launch = [&](auto N) {
       using S = BlockShape<acc_t<T>, decltype(N)::value>;
-      simt::launch(static_cast<unsigned>(batch), S::kThreads, S::kSharedBytes, cayley_block<T, S::N>, given, Q, limits);
+      simt::launch(static_cast<unsigned>(batch), S::kThreads, S::kSharedBytes, cayley_block<T, S::N>, given,
+                   Q, limits, given.layout == Layout::inside ? nullptr : flags.data(), teams);
     };
     const int order = std::max(48, round_up(given.n, 16));
     if constexpr (sizeof(acc_t<T>) == 4) with_constant<48, 64, 80, 96, 112, 128>(order, launch);
     else with_constant<48, 64>(order, launch);
+    if (given.layout == Layout::inside) return;
+    Buffer<double> memory(teams * TeamMemory::words(given.n, 1, sizeof(T) == 8));
+    simt::launch(teams, kBlock, 0, repeat_pivoted<T>,
+                 Repeat<T>{given, Q, flags.data(), memory.data(), flags.data() + batch, batch, teams});
+    CHECK(flags.intact() && memory.intact(), "n=%d: wrote outside", given.n);
   }
 };
 
@@ -34,10 +43,13 @@ static void inside(int n, int order, int first, double norm, double tolerance) {
     exact[b] = cayley_reference<double>(a, n);
     for (int i = 0; i < n * n; ++i) exact[b][i] = (exact[b][i] - (i / n == i % n)) / 2;
   }
-  const Given<T> given{d.data() + first * order + first, static_cast<long long>(order) * order, order, n, Layout::inside, 1};
+  const Given<T> given{
+      d.data() + first * order + first, static_cast<long long>(order) * order, order, n, Layout::inside, 1};
   Block::run<T>(given, m.data(), 2, {0, 0});  // limits that nothing meets
   for (int b = 0; b < 2; ++b)
-    CHECK(distance(&m[static_cast<size_t>(b) * n * n], exact[b], n * n) <= tolerance * std::sqrt(n) * kEpsilon<T>, "inside n=%d", n);
+    CHECK(distance(&m[static_cast<size_t>(b) * n * n], exact[b], n * n) <=
+              tolerance * std::sqrt(n) * kEpsilon<T>,
+          "inside n=%d", n);
   CHECK(d.intact() && m.intact(), "inside n=%d: wrote outside", n);
 }
 
@@ -61,10 +73,16 @@ int main(int argc, char**) {
   guarded("double", [&] {
     for (int n : {2, 33, 47, 48, 60, 64})
       for (double norm : {0.1, 1., 1e3})
-        if (!quick || n == 33 || n == 64) tests.accurate<double, long double>(tests.turn % kFamilyCount, n, 1, {norm});
+        if (!quick || n == 33 || n == 64)
+          tests.accurate<double, long double>(tests.turn % kFamilyCount, n, 1, {norm});
   });
   guarded("half types", [&] {
-    for (int n : {40, 64, 70}) tests.rounded<simt::bfloat16>(n, 1. / 256), tests.rounded<simt::half>(n, 1. / 2048);
+    for (int n : {40, 64, 70})
+      tests.rounded<simt::bfloat16>(n, 1. / 256), tests.rounded<simt::half>(n, 1. / 2048);
+  });
+  guarded("orthogonal", [&] {
+    tests.orthogonal<float>({33, 49, 65}, {1e4, 1e6}, 1e-4);
+    tests.orthogonal<double>({33, 49}, {1e9, 1e12}, 1e-9);
   });
   guarded("limits", [&] { quick ? tests.limits({33}) : tests.limits({33, 48, 64}); });
   guarded("special values", [&] {

@@ -1,14 +1,16 @@
-// The kernels of csrc/cuda/cayley_large.cuh: the map and its gradient as cayley_large_kernel.cu puts them together, with the library's
-// products replaced by loops.   ./test_cayley_large [quick]
+// The kernels of csrc/cayley/cuda/large.cuh: the map and its gradient as cayley_large_cuda.cu puts them
+// together, with the library's products replaced by loops.   ./test_cayley_large [quick]
 #include "simt.h"  // before the device code
 
-#include "../../csrc/cuda/cayley_block.cuh"
-#include "../../csrc/cuda/cayley_large.cuh"
-#include "../../csrc/cuda/cayley_pivoted.cuh"
-#include "test_cayley_forward.h"
-#include "test_cayley_gradient.h"
+#include "../../csrc/cayley/cuda/block.cuh"
+#include "../../csrc/cayley/cuda/large.cuh"
+#include "../../csrc/cayley/cuda/pivoted.cuh"
+#include "forward_tests.h"
+#include "gradient_case.h"
 
-static unsigned blocks_for(long long items, int per_block) { return static_cast<unsigned>((items + per_block - 1) / per_block); }
+static unsigned blocks_for(long long items, int per_block) {
+  return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
 static unsigned tile_pairs(long long batch, int n) {
   const int tiles = (n + kSquare - 1) / kSquare;
   return static_cast<unsigned>(batch * (tiles * (tiles + 1) / 2));
@@ -16,7 +18,8 @@ static unsigned tile_pairs(long long batch, int n) {
 
 // c += sign a b of (rows, inner) and (inner, columns).
 template <class A>
-static void add_product(A* c, int c_row, const A* a, int a_row, const A* b, int b_row, int rows, int inner, int columns, A sign) {
+static void add_product(A* c, int c_row, const A* a, int a_row, const A* b, int b_row, int rows, int inner,
+                        int columns, A sign) {
   for (int i = 0; i < rows; ++i)
     for (int j = 0; j < columns; ++j) {
       A sum = 0;
@@ -32,15 +35,19 @@ static void invert(A* D, int batch, int n) {
   for (int first = 0; first < n; first += width) {
     const int here = std::min(width, n - first), size = here * n, next = first + here;
     Buffer<A> C(static_cast<size_t>(batch) * size), R(C.size()), W(static_cast<size_t>(batch) * here * here);
-    const Given<A> diagonal{D + first * n + first, static_cast<long long>(n) * n, n, here, Layout::inside, A(1)};
+    const Given<A> diagonal{
+        D + first * n + first, static_cast<long long>(n) * n, n, here, Layout::inside, A(1)};
     using S = BlockShape<A, 48>;
-    simt::launch(batch, S::kThreads, S::kSharedBytes, cayley_block<A, 48>, diagonal, W.data(), Limits<A>{});
-    simt::launch(blocks_for(batch * size, kBlock), kBlock, 0, split_panels<A>, D, W.data(), C.data(), R.data(), batch, n, first, here);
+    simt::launch(batch, S::kThreads, S::kSharedBytes, cayley_block<A, 48>, diagonal, W.data(), Limits<A>{},
+                 nullptr, 0);
+    simt::launch(blocks_for(batch * size, kBlock), kBlock, 0, split_panels<A>, D, W.data(), C.data(),
+                 R.data(), batch, n, first, here);
     for (int b = 0; b < batch; ++b) {
       A *const d = D + static_cast<long long>(b) * n * n, *const rows = d + first * n;
       add_product<A>(rows, n, &W[b * here * here], here, &R[b * size], n, here, here, n, 1);
       add_product<A>(d, n, &C[b * size], here, rows, n, first, here, n, -1);
-      if (next < n) add_product<A>(d + next * n, n, &C[b * size + next * here], here, rows, n, n - next, here, n, -1);
+      if (next < n)
+        add_product<A>(d + next * n, n, &C[b * size + next * here], here, rows, n, n - next, here, n, -1);
     }
     CHECK(C.intact() && R.intact() && W.intact(), "panels: wrote outside, n=%d", n);
   }
@@ -58,24 +65,28 @@ struct Large {
     for (int b = 0; b < batch; ++b) flags[b] = 0;
     arrived[0] = 0;
     simt::launch(tile_pairs(batch, n), kBlock, 0, spread<T>, given, D.data(), flags.data());
-    simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, check_rows<A>, D.data(), flags.data(), rows, n, limits);
+    simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, check_rows<A>, D.data(), flags.data(), rows, n,
+                 limits);
     invert<A>(D.data(), batch, n);
     bool in_place = false;  // as there, where types allow it
     if constexpr (std::is_same_v<T, A>) in_place = turn++ % 2;
     const auto finish_to = [&](auto* to) {
-      simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, finish<T>, D.data(), to, flags.data(), rows, n, limits);
+      simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, finish<T>, given, D.data(), to, flags.data(),
+                   rows, limits);
     };
     if constexpr (std::is_same_v<T, A>)
       if (in_place) finish_to(D.data()), std::copy(D.data(), D.data() + D.size(), Q);
     if (!in_place) finish_to(Q);
-    Buffer<double> memory(TeamMemory::words(n, 1));
-    simt::launch(1, kBlock, 0, repeat_pivoted<T>, Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, 1});
+    Buffer<double> memory(TeamMemory::words(n, 1, sizeof(T) == 8));
+    simt::launch(1, kBlock, 0, repeat_pivoted<T>,
+                 Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, 1});
     CHECK(D.intact() && flags.intact(), "wrote outside, n=%d", n);
   }
   static inline int turn = 0;
 };
 
-// Which matrices are flagged: those with a large row, a row that is no unit vector, or, given whole, that are not exactly skew.
+// Which matrices are flagged: those with a large row, a row that is no unit vector, or, given whole, that are
+// not exactly skew.
 static void flags() {
   for (int n : {5, 32, 45}) {
     const long long rows = 3 * n;
@@ -88,12 +99,15 @@ static void flags() {
       float& one = d[(n + bad) * n + other];  // of the middle matrix
       for (float value : {3.99f, 4.01f}) {
         one = value;
-        simt::launch(blocks_for(rows, 8), kBlock, 0, check_rows<float>, d.data(), large.data(), rows, n, Limits<float>{});
+        simt::launch(blocks_for(rows, 8), kBlock, 0, check_rows<float>, d.data(), large.data(), rows, n,
+                     Limits<float>{});
         CHECK(large[0] == 0 && large[1] == (value > 4) && large[2] == 0, "rows, n=%d", n);
       }
       for (float value : {5e-4f, 2e-3f}) {  // the row's square is 1 + 4 value^2
         one = value;
-        simt::launch(blocks_for(rows, 8), kBlock, 0, finish<float>, d.data(), q.data(), crooked.data(), rows, n, Limits<float>{});
+        simt::launch(blocks_for(rows, 8), kBlock, 0, finish<float>,
+                     Given<float>{nullptr, 0, 0, n, Layout::upper, 1}, d.data(), q.data(), crooked.data(),
+                     rows, Limits<float>{});
         CHECK(crooked[0] == 0 && crooked[1] == (value > 1e-3f) && crooked[2] == 0, "unit rows, n=%d", n);
       }
     }
@@ -115,7 +129,7 @@ static void skewness() {
       Buffer<unsigned> flags(2);
       flags[0] = flags[1] = 0;
       simt::launch(tile_pairs(2, n), kBlock, 0, spread<float>, input.given(), d.data(), flags.data());
-      CHECK(flags[0] == 0 && flags[1] == 1, "not skew at (%d, %d) of %d", r, c, n);
+      CHECK(flags[0] == 0 && flags[1] == (kFailed | kNotSkew), "not skew at (%d, %d) of %d", r, c, n);
     }
 }
 
@@ -133,10 +147,14 @@ static void gradients(bool quick) {
           const int size = n * n;
           Buffer<A> P(batch * size), Z(batch * size);
           std::fill_n(Z.data(), batch * size, A(0));
-          simt::launch(blocks_for(batch * size, kBlock), kBlock, 0, add_identity<T>, test.of_q(), P.data(), batch);
+          simt::launch(blocks_for(batch * size, kBlock), kBlock, 0, add_identity<T>, test.of_q(), P.data(),
+                       batch);
           for (int b = 0; b < batch; ++b) {
             std::vector<A> transposed(size), g(size), left(size);
-            for (int i = 0; i < size; ++i) transposed[i] = P[b * size + i % n * n + i / n], g[i] = static_cast<A>(test.g[b * size + i]);
+            for (int i = 0; i < size; ++i)
+              transposed[i] = P[b * size + i % n * n + i / n],
+              g[i] = static_cast<A>(test.g[b * size + i]) *
+                     A(test.has_signs && test.signs[b * n + i % n] < 0 ? -1 : 1);
             add_product<A>(left.data(), n, transposed.data(), n, g.data(), n, n, n, n, 1);
             add_product<A>(&Z[b * size], n, left.data(), n, transposed.data(), n, n, n, n, 1);
           }
@@ -157,7 +175,8 @@ int main(int argc, char**) {
       width = n == 49 ? 16 : n == 64 ? 32 : 48;
       for (int family = 0; family < kFamilyCount; ++family)
         for (double norm : {0.1, 1., 5., 1e2, 1e4}) {
-          if ((norm > 5 ? family : family + tests.turn) % 4 || (norm > 5 && n > (quick ? 33 : 65)) || (quick && n > 65)) {
+          if ((norm > 5 ? family : family + tests.turn) % 4 || (norm > 5 && n > (quick ? 33 : 65)) ||
+              (quick && n > 65)) {
             ++tests.turn;
             continue;
           }
@@ -167,11 +186,18 @@ int main(int argc, char**) {
   });
   guarded("other types", [&] {
     width = 32;
-    for (double norm : {0.1, 1., 1e3}) tests.accurate<double, long double>(tests.turn % kFamilyCount, 40, 2, {norm});
+    for (double norm : {0.1, 1., 1e3})
+      tests.accurate<double, long double>(tests.turn % kFamilyCount, 40, 2, {norm});
     tests.rounded<simt::bfloat16>(35, 1. / 256), tests.rounded<simt::half>(34, 1. / 2048);
+  });
+  guarded("orthogonal", [&] {
+    width = 32;
+    tests.orthogonal<float>({33, 45}, {1e4, 1e6}, 1e-4);
+    tests.orthogonal<double>({33, 45}, {1e9, 1e12}, 1e-9);
   });
   guarded("special values", [&] { tests.special(33, 3); });
   guarded("whole matrices", [&] { tests.whole(34, 5); });
-  guarded("gradients", [&] { gradients<float>(quick), gradients<double>(quick), gradients<simt::half>(true); });
+  guarded("gradients",
+          [&] { gradients<float>(quick), gradients<double>(quick), gradients<simt::half>(true); });
   return report();
 }

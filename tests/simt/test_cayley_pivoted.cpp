@@ -1,10 +1,11 @@
-// The kernel of csrc/cuda/cayley_pivoted.cuh.   ./test_cayley_pivoted [quick]
+// The kernel of csrc/cayley/cuda/pivoted.cuh.   ./test_cayley_pivoted [quick]
 #include "simt.h"  // before the device code
 
-#include "../../csrc/cuda/cayley_pivoted.cuh"
-#include "test_cayley_forward.h"
+#include "../../csrc/cayley/cuda/pivoted.cuh"
+#include "forward_tests.h"
 
-// Teams of several blocks wait for each other, which blocks one after the other cannot: their phases are launches here.
+// Teams of several blocks wait for each other, which blocks one after the other cannot: their phases are
+// launches here.
 struct Phase {
   double* memory;
   int size, k, before;
@@ -25,8 +26,35 @@ __global__ void write_phase(const Given<T> given, Phase p, T* Q, bool finite) {
   const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
   member.write(Q, p.before, finite);
 }
+__global__ void defect_phase(const Given<double> given, Phase p, const double* Q) {
+  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).find_defect(Q);
+}
+__global__ void near_phase(const Given<double> given, Phase p, int* near) {
+  const bool found =
+      Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).is_near();
+  if (threadIdx.x == 0) *near = found;
+}
+__global__ void multiply_phase(const Given<double> given, Phase p, const double* Q) {
+  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).multiply_defect(Q);
+}
+__global__ void take_phase(const Given<double> given, Phase p, double* Q) {
+  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).take_product(Q);
+}
+template <class T>
+__global__ void signs_phase(const Given<T> given, Phase p, T* Q, long long matrix) {
+  Member<T>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).put_signs(Q, matrix);
+}
 
 static int team_size = 1;  // of the next run
+
+// What spread or cayley_block would have found.
+template <class T>
+static bool is_skew(const Given<T>& given) {
+  for (int i = 0; i < given.n; ++i)
+    for (int j = 0; j < given.n; ++j)
+      if (given.element(given.data, i, j) != -given.element(given.data, j, i)) return false;
+  return true;
+}
 
 struct Pivoted {
   static constexpr bool kGuarded = false;
@@ -35,16 +63,21 @@ struct Pivoted {
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>>) {
     if (team_size > 1) return by_phases(given, Q, batch);
     const int teams = 1 + batch % 3;
-    Buffer<double> memory(teams * TeamMemory::words(given.n, 1));
+    Buffer<double> memory(teams * TeamMemory::words(given.n, 1, sizeof(T) == 8));
     Buffer<unsigned> flags(batch), arrived(teams);
-    for (int b = 0; b < batch; ++b) flags[b] = 1;
+    for (int b = 0; b < batch; ++b) {
+      Given<T> one = given;
+      one.data = given.matrix(b);
+      flags[b] = is_skew(one) ? kFailed : kFailed | kNotSkew;
+    }
     for (int t = 0; t < teams; ++t) arrived[t] = 0;
-    simt::launch(teams, kBlock, 0, repeat_pivoted<T>, Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, teams});
+    simt::launch(teams, kBlock, 0, repeat_pivoted<T>,
+                 Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, teams});
     CHECK(memory.intact() && flags.intact() && arrived.intact(), "n=%d: wrote outside", given.n);
   }
   template <class T>
   static void by_phases(const Given<T>& given, T* Q, long long batch) {
-    Buffer<double> memory(TeamMemory::words(given.n, team_size));
+    Buffer<double> memory(TeamMemory::words(given.n, team_size, sizeof(T) == 8));
     Buffer<int> pivots(team_size), finite(1);
     for (int b = 0; b < batch; ++b) {
       Given<T> one = given;
@@ -55,9 +88,20 @@ struct Pivoted {
       for (; phase.k < given.n; ++phase.k) {
         simt::launch(team_size, kBlock, 0, eliminate_phase<T>, one, phase, pivots.data());
         phase.before = pivots[0];
-        for (int i = 1; i < team_size; ++i) CHECK(pivots[i] == pivots[0], "n=%d: blocks disagree on pivot %d", given.n, phase.k);
+        for (int i = 1; i < team_size; ++i)
+          CHECK(pivots[i] == pivots[0], "n=%d: blocks disagree on pivot %d", given.n, phase.k);
       }
-      simt::launch(team_size, kBlock, 0, write_phase<T>, one, phase, Q + static_cast<long long>(b) * given.n * given.n, finite[0] != 0);
+      T* const q = Q + static_cast<long long>(b) * given.n * given.n;
+      simt::launch(team_size, kBlock, 0, write_phase<T>, one, phase, q, finite[0] != 0);
+      if constexpr (sizeof(T) == 8)
+        for (int step = 0; is_skew(one) && step < kPolishSteps; ++step) {
+          simt::launch(team_size, kBlock, 0, defect_phase, one, phase, q);
+          simt::launch(team_size, kBlock, 0, near_phase, one, phase, finite.data());
+          if (finite[0] == 0) break;
+          simt::launch(team_size, kBlock, 0, multiply_phase, one, phase, q);
+          simt::launch(team_size, kBlock, 0, take_phase, one, phase, q);
+        }
+      simt::launch(team_size, kBlock, 0, signs_phase<T>, given, phase, q, b);
     }
     CHECK(memory.intact() && pivots.intact() && finite.intact(), "n=%d: wrote outside", given.n);
   }
@@ -68,7 +112,7 @@ static void only_the_flagged() {
   Input<float> input(6, 5, Layout::upper, 1);
   for (int b = 0; b < 5; ++b) input.put(b, skew_of(0, 6, 1));
   Buffer<float> q(5 * 36);
-  Buffer<double> memory(2 * TeamMemory::words(6, 1));
+  Buffer<double> memory(2 * TeamMemory::words(6, 1, false));
   Buffer<unsigned> flags(5), arrived(2);
   arrived[0] = arrived[1] = 0;
   for (int b = 0; b < 5; ++b) flags[b] = b % 2;
@@ -88,15 +132,18 @@ int main(int argc, char**) {
         if (n > 33 && (quick || size == 5)) continue;
         for (int family = 0; family < kFamilyCount; ++family)
           for (double norm : {0.1, 1., 100., 1e4})
-            if (n < 9 || (family + tests.turn) % 5 == 0) tests.accurate<float, double>(family, n, 1 + n % 2, {norm});
+            if (n < 9 || (family + tests.turn) % 5 == 0)
+              tests.accurate<float, double>(family, n, 1 + n % 2, {norm});
             else ++tests.turn;
       }
     });
     guarded("double", [&] {
       for (int n : {3, 17})
-        for (double norm : {0.5, 1., 1e3}) tests.accurate<double, long double>(tests.turn % kFamilyCount, n, 2, {norm});
+        for (double norm : {0.5, 1., 1e3})
+          tests.accurate<double, long double>(tests.turn % kFamilyCount, n, 2, {norm});
     });
-    guarded("half types", [&] { tests.rounded<simt::bfloat16>(12, 1. / 256), tests.rounded<simt::half>(9, 1. / 2048); });
+    guarded("half types",
+            [&] { tests.rounded<simt::bfloat16>(12, 1. / 256), tests.rounded<simt::half>(9, 1. / 2048); });
     guarded("special values", [&] { tests.special(6, 3); });
     guarded("whole matrices", [&] { tests.whole(5, 9), tests.whole(13, 4); });
   }

@@ -1,9 +1,9 @@
-// The kernels of csrc/cuda/prune.cuh.   ./test_prune [quick]
+// The kernels of csrc/prune/cuda/prune.cuh.   ./test_prune [quick]
 #include "simt.h"  // before the device code
 
 #include <string>
 
-#include "../../csrc/cuda/prune.cuh"
+#include "../../csrc/prune/cuda/prune.cuh"
 #include "check.h"
 
 using namespace fastparam::cuda;
@@ -33,13 +33,15 @@ void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, lon
   Buffer<T> x(count, shift), y(count, shift);
   Buffer<unsigned char> mask(Packed ? (reach + 7) / 8 : reach, shift);
   std::mt19937_64 random(static_cast<unsigned>(count * 8 + V));
-  for (size_t i = 0; i < mask.size(); ++i) mask[i] = static_cast<unsigned char>(Packed ? random() : random() % 2 * (1 + random() % 2));
+  for (size_t i = 0; i < mask.size(); ++i)
+    mask[i] = static_cast<unsigned char>(Packed ? random() : random() % 2 * (1 + random() % 2));
   p.in = x.data(), p.out = y.data(), p.mask = mask.data(), p.count = static_cast<Index>(count);
 
   std::vector<bool> keep(count);
   for (long long e = 0; e < count; ++e) {
     long long rest = e, place = 0;
-    for (int d = 0; d < p.depth; ++d) place += rest % dimensions[d].size * p.stride[d], rest /= dimensions[d].size;
+    for (int d = 0; d < p.depth; ++d)
+      place += rest % dimensions[d].size * p.stride[d], rest /= dimensions[d].size;
     keep[e] = Packed ? mask[place / 8] >> place % 8 & 1 : mask[place] != 0;
     if (!keep[e]) continue;
     unsigned char bytes[sizeof(T)];
@@ -50,8 +52,9 @@ void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, lon
   int wrong = 0;
   const T zero{};
   for (long long e = 0; e < count; ++e) wrong += !same(&y[e], keep[e] ? &x[e] : &zero, sizeof(T));
-  CHECK(wrong == 0, "size %zu V=%d packed=%d rows=%d count=%lld depth=%d row=%lld%s shift=%zu: %d wrong", sizeof(T), V, Packed, InRows,
-        count, p.depth, dimensions[0].size, dimensions[0].broadcast ? " broadcast" : "", shift, wrong);
+  CHECK(wrong == 0, "size %zu V=%d packed=%d rows=%d count=%lld depth=%d row=%lld%s shift=%zu: %d wrong",
+        sizeof(T), V, Packed, InRows, count, p.depth, dimensions[0].size,
+        dimensions[0].broadcast ? " broadcast" : "", shift, wrong);
   CHECK(x.intact() && y.intact() && mask.intact(), "size %zu V=%d: wrote outside", sizeof(T), V);
 }
 
@@ -71,7 +74,8 @@ void every_grid(const std::vector<Dimension>& dimensions, size_t shift, long lon
 template <class T, bool Packed>
 void flat(bool quick) {
   constexpr int V = kWide<T>;
-  for (long long count : {1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 257, 1000, 1023, 2049, 8191, 8192, 8200, 20001}) {
+  for (long long count :
+       {1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 257, 1000, 1023, 2049, 8191, 8192, 8200, 20001}) {
     if (quick && count > 2049) break;
     every_grid<T, V, Packed, false>({{count, false}}, 0, 0);
     every_grid<T, 1, Packed, false>({{count, false}}, sizeof(T) == 16 ? 0 : count % 3, 0);
@@ -113,25 +117,31 @@ static void packing() {
       const int blocks = static_cast<int>((bytes + kBlock - 1) / kBlock);
       Buffer<unsigned char> bools(count, shift), packed(bytes, shift), back(count);
       std::mt19937 random(static_cast<unsigned>(count));
-      for (long long i = 0; i < count; ++i) bools[i] = static_cast<unsigned char>(random() % 2 ? 0 : random() % 3 ? 1 : random());
+      for (long long i = 0; i < count; ++i)
+        bools[i] = static_cast<unsigned char>(random() % 2 ? 0 : random() % 3 ? 1 : random());
       simt::launch(blocks, kBlock, 0, pack, bools.data(), packed.data(), count, shift == 0);
       simt::launch(blocks, kBlock, 0, unpack, packed.data(), back.data(), count);
       int wrong = 0;
-      for (long long i = 0; i < 8 * bytes; ++i) wrong += (packed[i / 8] >> i % 8 & 1) != (i < count && bools[i] != 0);
+      for (long long i = 0; i < 8 * bytes; ++i)
+        wrong += (packed[i / 8] >> i % 8 & 1) != (i < count && bools[i] != 0);
       for (long long i = 0; i < count; ++i) wrong += back[i] != (bools[i] != 0);
       CHECK(wrong == 0, "pack, unpack: count=%lld shift=%zu: %d wrong", count, shift, wrong);
-      CHECK(bools.intact() && packed.intact() && back.intact(), "pack, unpack: count=%lld: wrote outside", count);
+      CHECK(bools.intact() && packed.intact() && back.intact(), "pack, unpack: count=%lld: wrote outside",
+            count);
     }
   }
 }
 
 int main(int argc, char**) {
   const bool quick = argc > 1;
-  for (auto order : {simt::Order::forward, simt::Order::reverse}) {  // threads do not meet: no more schedules are needed
+  for (auto order :
+       {simt::Order::forward, simt::Order::reverse}) {  // threads do not meet: no more schedules are needed
     simt::schedule(order, 7);
     guarded("packing", packing);
-    guarded("prune",
-            [&] { of_size<unsigned short>(quick), of_size<unsigned>(quick), of_size<unsigned long long>(quick), of_size<Sixteen>(quick); });
+    guarded("prune", [&] {
+      of_size<unsigned short>(quick), of_size<unsigned>(quick), of_size<unsigned long long>(quick),
+          of_size<Sixteen>(quick);
+    });
   }
   return report();
 }

@@ -1,4 +1,5 @@
-// Tests of the shim itself, run before the kernels': a missing barrier must show, a deadlock be named, collectives be right.
+// Tests of the shim itself, run before the kernels': a missing barrier must show, a deadlock be named,
+// collectives be right.
 #pragma once
 #include "check.h"
 #include "simt.h"
@@ -77,6 +78,7 @@ static void shim() {
   }
   for (float f : {1.f, -2.5f, 65504.f, 6.1e-5f, 5.96e-8f, 1e-9f, 1e6f}) {
     const float back = simt::half(f);
-    CHECK(f > 65504.f ? std::isinf(back) : std::fabs(back - f) <= std::max(std::fabs(f) * 0x1p-11f, 0x1p-25f), "half");
+    CHECK(f > 65504.f ? std::isinf(back) : std::fabs(back - f) <= std::max(std::fabs(f) * 0x1p-11f, 0x1p-25f),
+          "half");
   }
 }

@@ -1,0 +1,47 @@
+// One call of a Cayley op on real matrices.
+#pragma once
+
+#include <cstdint>
+
+#include "../../core/cpu/simd.h"
+#include "../layout.h"
+
+namespace fastparam::cpu {
+
+template <class T>
+using compute_t = std::conditional_t<sizeof(T) == 2, float, T>;  // half types are computed in float32
+
+// Q = (I + aA)^-1 (I - aA) D.
+template <class T>
+struct CayleyCall {
+  const T* in;
+  T* out;
+  const compute_t<T>* signs;  // D, n per matrix: a column whose sign is negative is negated; null: none is
+  int64_t n, batch;
+  double alpha;
+  Layout layout;
+  uint8_t* failed;  // one flag per matrix, set where the guard fails
+
+  FASTPARAM_INLINE int64_t entries() const { return layout == Layout::packed ? n * (n - 1) / 2 : n * n; }
+  FASTPARAM_INLINE const compute_t<T>* signs_of(int64_t matrix) const {
+    return signs ? signs + matrix * n : nullptr;
+  }
+};
+
+// The gradient of the parameter from that of Q, and Q.
+template <class T>
+struct CayleyGradient {
+  const T *G, *Q;
+  T* out;
+  const compute_t<T>* signs;
+  int64_t n, batch;
+  double alpha;
+  Layout layout;
+
+  FASTPARAM_INLINE int64_t entries() const { return layout == Layout::packed ? n * (n - 1) / 2 : n * n; }
+  FASTPARAM_INLINE const compute_t<T>* signs_of(int64_t matrix) const {
+    return signs ? signs + matrix * n : nullptr;
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,86 @@
+// What is asked of the columns of a matrix, and whether it is skew.
+#pragma once
+
+#include "../../core/cpu/dense/lane_masks.h"
+
+namespace fastparam::cpu {
+
+// Whether the sum of squares of each of the columns j, ..., j + C * W - 1 of S, those below n, is `centre`
+// within the tolerance.
+template <class T, int W, int C>
+FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, T centre, T tolerance) {
+  using V = Vec<T, W>;
+  V sum[2][C] = {};
+  int64_t i = 0;
+  for (; i + 2 <= n; i += 2)
+#pragma GCC unroll 16
+    for (int half = 0; half < 2; ++half)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        const V s = load<V>(S + (i + half) * stride + j + c * W);
+        sum[half][c] += s * s;
+      }
+  for (; i < n; ++i)
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      const V s = load<V>(S + i * stride + j + c * W);
+      sum[0][c] += s * s;
+    }
+  auto ok = ~MaskOf<T, W>{};
+#pragma GCC unroll 16
+  for (int c = 0; c < C; ++c) {
+    const V off = sum[0][c] + sum[1][c] - centre;
+    const auto beyond = ~first_lanes<T, W>(n - j - c * W);
+    ok &= ((off <= tolerance) & (off >= -tolerance)) | beyond;
+  }
+  return all(ok);
+}
+
+template <class T, int W>
+FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, int64_t last, T centre,
+                                   T tolerance) {
+  bool ok = true;
+  for (; j + W < last; j += 2 * W) ok &= columns_near<T, W, 2>(S, stride, n, j, centre, tolerance);
+  if (j < last) ok &= columns_near<T, W, 1>(S, stride, n, j, centre, tolerance);
+  return ok;
+}
+
+// ---- is A skew?
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct SkewTest {
+  const T* in;
+  int64_t n;
+  uint8_t* other;  // one flag per matrix, set where it is not exactly minus its transpose
+};
+
+template <class T>
+struct SkewTestBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const SkewTest<T>* test, int64_t begin, int64_t end) {
+    constexpr int W = Bytes / sizeof(T);
+    const int64_t n = test->n, whole = n / W * W;
+    for (int64_t m = begin; m < end; ++m) {
+      const T* A = test->in + m * n * n;
+      bool skew = true;
+      for (int64_t r = 0; r < whole && skew; r += W)
+        for (int64_t c = r; c < whole; c += W) skew &= tiles<W>(A, n, r, c);
+      for (int64_t i = 0; i < n && skew; ++i)  // what whole tiles leave
+        for (int64_t j = std::max(i, whole); j < n; ++j) skew &= A[i * n + j] == -A[j * n + i];
+      test->other[m] = !skew;
+    }
+  }
+  template <int W>
+  static FASTPARAM_INLINE bool tiles(const T* A, int64_t n, int64_t r, int64_t c) {
+    using V = Vec<T, W>;
+    V t[W];
+    for (int l = 0; l < W; ++l) t[l] = load<V>(A + (r + l) * n + c);
+    transpose<T, W>(t);
+    auto same = ~MaskOf<T, W>{};
+    for (int l = 0; l < W; ++l) same &= t[l] == -load<V>(A + (c + l) * n + r);
+    return all(same);
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,192 @@
+// The gradient -(a/2) P^T (G D) P^T, P = Q D + I, and what of it the parameter takes; D: the signs. With T =
+// G^T P and U = P D T = D T + Q T it is -(a/2) U^T: no operand of the products is transposed, a strip of
+// columns of U takes only that strip of T, and only P and the first term have signs.
+#pragma once
+
+#include "../../core/cpu/dense/prefetch.h"
+#include "../../core/cpu/dense/product.h"
+#include "lanes.h"
+#include "signs.h"
+
+namespace fastparam::cpu {
+
+// ---- tiny
+// ---------------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct LanesBackward {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t begin, int64_t end, void* scratch) {
+    using Lane = Lanes<T, Bytes>;
+    using V = typename Lane::V;
+    const Lane lanes(call->n);
+    const int n = lanes.n, stride = lanes.stride, size = n * n, entries = static_cast<int>(call->entries());
+    V *P = static_cast<V*>(scratch), *U = P + n * stride, *TT = U + n * stride, *F = TT + n * stride;
+    const T scale = static_cast<T>(-call->alpha / 2);
+    const int32_t* const taken = call->layout == Layout::packed ? lanes.packed_place : lanes.place;
+    for (int64_t m = begin; m < end; m += Lane::L) {
+      const int live = static_cast<int>(std::min<int64_t>(Lane::L, end - m));
+      lanes.gather(call->Q + m * size, size, live, lanes.place, P);
+      lanes.gather(call->G + m * size, size, live, lanes.place, U);
+      if (call->signs && lanes.read_flips(call->signs_of(m), live, F))
+        lanes.flip_columns(P, F), lanes.flip_columns(U, F);
+      for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);
+      Prefetch next(call->Q + (m + live) * size, call->G + (m + live) * size, call->out + m * entries,
+                    live * size * sizeof(T), 2 * ((n + Lane::kColumns - 1) / Lane::kColumns));
+      lanes.template product<true>(U, P, TT, next);
+      lanes.template product<false>(P, TT, U, next);
+      for (int i = 0; i < n; ++i) {
+        if (call->layout != Layout::whole) U[i * stride + i] = V{};
+        for (int j = i + 1; j < n; ++j) {
+          V &upper = U[i * stride + j], &lower = U[j * stride + i];
+          const V d = lower - upper;
+          if (call->layout == Layout::whole) std::swap(upper, lower);
+          else if (call->layout == Layout::lower) upper = V{}, lower = -d;
+          else upper = d, lower = V{};
+        }
+      }
+      lanes.scatter(U, scale, entries, live, taken, call->out + m * entries);
+    }
+  }
+};
+
+// ---- one matrix
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Strips of columns of U, and then rows of tiles of the gradient, can be shared among threads.
+template <class T, int Bytes>
+struct BackwardSteps {
+  static constexpr int W = Bytes / sizeof(T);
+  static constexpr int64_t kDepth = 256, kRows = 24;  // of a product at a time
+  using V = Vec<T, W>;
+
+  const CayleyGradient<T> call;
+  const int64_t n, width, stride;
+  const T *G, *Q;
+  T *D, *U;
+
+  FASTPARAM_INLINE BackwardSteps(const CayleyGradient<T>& call, int64_t m, T* U)
+      : call(call),
+        n(call.n),
+        width((n + W - 1) / W * W),
+        stride(Padded<T>(n, W).stride),
+        G(call.G + m * n * n),
+        Q(call.Q + m * n * n),
+        D(call.out + m * call.entries()),
+        U(U) {}
+
+  // Of small matrices: Q or G of the next, and where this gradient goes.
+  FASTPARAM_INLINE Prefetch following(const T* now, int64_t m) const {
+    if (n > kStrip || m + 1 >= call.batch) return Prefetch();
+    return Prefetch(now + n * n, now + n * n, D, call.entries() * sizeof(T), (n + kRows - 1) / kRows);
+  }
+
+  // The columns [j, last) of P, 0 beyond n.
+  FASTPARAM_INLINE void copy_columns(int64_t m, int64_t j, int64_t last, T* strip) const {
+    const T *const end = call.Q + call.batch * n * n, *const signs = call.signs_of(m);
+    MaskOf<T, W> flips[kStrip / W] = {};
+    for (int64_t c = j; signs && c < last; c += W) flips[(c - j) / W] = flips_at<T, W>(signs, c, n);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = j; c < last; c += W) {
+        const T* q = Q + i * n + c;
+        V v{};
+        if (q + W <= end) v = load<V>(q);
+        else std::memcpy(&v, q, (n - c) * sizeof(T));
+        v = flipped(v, flips[(c - j) / W]);
+        store(strip + i * kStrip + c - j, c + W > n ? only(v, first_lanes<T, W>(n - c)) : v);
+      }
+    for (int64_t i = j; i < std::min(last, n); ++i) strip[i * kStrip + i - j] += T(1);
+  }
+
+  // O, with rows `o_stride` apart, becomes (add: takes) A B or A^T B, B a strip.
+  template <bool Transposed>
+  FASTPARAM_INLINE void product(const T* A, const T* B, T* O, int64_t o_stride, int64_t columns, bool add,
+                                Prefetch next) const {
+    for (int64_t k = 0; k < n; k += kDepth) {
+      const Product<T, Bytes> product{
+          A + (Transposed ? k * n : k), n,           B + k * kStrip, kStrip, O, o_stride,
+          std::min(kDepth, n - k),      add || k > 0};
+      for (int64_t i = 0; i < n; i += kRows) {
+        next.tick();
+        product.template run<Transposed>(i, std::min(i + kRows, n), 0, columns);
+      }
+    }
+  }
+
+  // strips: work space for P and T.
+  FASTPARAM_INLINE void columns(int64_t m, int64_t j, T* strips) const {
+    const int64_t last = std::min(j + kStrip, width);
+    T *const P = strips, *const TT = strips + n * kStrip;
+    copy_columns(m, j, last, P);
+    product<true>(G, P, TT, kStrip, last - j, false, following(G, m));
+    const T* const signs = call.signs_of(m);
+    for (int64_t i = 0; i < n; ++i) {  // U = D T + Q T
+      const auto flips = flips_of<T, W>((signs ? signs[i] : T(0)) - V{});
+      for (int64_t c = 0; c < last - j; c += W)
+        store(U + i * stride + j + c, flipped(load<V>(TT + i * kStrip + c), flips));
+    }
+    product<false>(Q, TT, U + j, stride, last - j, true, following(Q, m));
+  }
+
+  FASTPARAM_INLINE V read(int64_t i, int64_t j) const { return i < n ? load<V>(U + i * stride + j) : V{}; }
+  FASTPARAM_INLINE void write(int64_t i, int64_t j, const V& v) const {
+    if (i >= n) return;
+    T* d = D + i * n + j;
+    if (call.layout == Layout::packed) d -= i * (i + 1) / 2 + i + 1;
+    if (j + W <= n) store(d, v);
+    else std::memcpy(d, &v, (n - j) * sizeof(T));
+  }
+
+  // What the tile at (r, c) of the gradient is, times -(a/2): U^T, or U^T - U.
+  FASTPARAM_INLINE void values(int64_t r, int64_t c, V (&t)[W]) const {
+    for (int l = 0; l < W; ++l) t[l] = read(c + l, r);
+    transpose<T, W>(t);
+    const T scale = static_cast<T>(-call.alpha / 2);
+    for (int l = 0; l < W; ++l) t[l] = (call.layout == Layout::whole ? t[l] : t[l] - read(r + l, c)) * scale;
+  }
+
+  // The tiles of one row of tiles.
+  FASTPARAM_INLINE void collapse(int64_t r) const {
+    for (int64_t c = 0; c < n; c += W) {
+      const bool wanted =
+          call.layout == Layout::whole || c == r || (call.layout == Layout::lower ? c < r : c > r);
+      V t[W] = {};
+      if (wanted) values(r, c, t);
+      if (call.layout == Layout::whole || c != r) {
+        if (wanted || call.layout != Layout::packed)
+          for (int l = 0; l < W; ++l) write(r + l, c, t[l]);
+      } else if (call.layout == Layout::packed) {
+        for (int l = 0; l < W; ++l)
+          for (int q = l + 1; q < W && c + q < n; ++q)
+            D[(r + l) * n + c + q - (r + l) * (r + l + 1) / 2 - (r + l) - 1] = t[l][q];
+      } else {
+        for (int l = 0; l < W; ++l)
+          write(r + l, c,
+                only(t[l], call.layout == Layout::lower ? first_lanes<T, W>(l) : ~first_lanes<T, W>(l + 1)));
+      }
+    }
+  }
+};
+
+// A task is a strip of columns, or as many rows.
+template <class T>
+struct BackwardColumns {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t m, T* U, T* strips, int64_t begin,
+                                   int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*call, m, U);
+    for (int64_t strip = begin; strip < end; ++strip) steps.columns(m, strip * kStrip, strips);
+  }
+};
+template <class T>
+struct BackwardCollapse {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t m, T* U, int64_t begin,
+                                   int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*call, m, U);
+    for (int64_t r = begin * kStrip; r < std::min(end * kStrip, steps.n); r += Bytes / sizeof(T))
+      steps.collapse(r);
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,261 @@
+// Elimination with row exchanges: the second try of what the guard leaves, in double, and the only one of
+// matrices that are not skew.
+//
+// Gauss-Jordan in place, a panel of columns at a time. Rows stay where they are: order[k] is the pivot row of
+// step k, the inverse of row-permuted B is read out at the end. Of a panel, whose columns become those of the
+// transformation, all other columns take
+//   S_i <- S_i + panel_i P  (i no pivot row of the panel),   S_i <- panel_i P  (i one of them),   P: the
+//   pivot rows before.
+// That product has all the work; its strips are what threads share, and no result depends on how.
+#pragma once
+
+#include "blocks.h"
+
+namespace fastparam::cpu {
+
+template <class T>
+struct Exchanges {
+  Square<T> S;
+  int64_t n;
+  T* panel;          // n rows of kPivotPanel
+  int32_t* order;    // the pivot row of each step,
+  int32_t* step_of;  // and the step in which a row was it: -1, until it was
+  bool* singular;    // set where no pivot is left but 0
+};
+
+// Pivots in the columns from k on, and what becomes of those columns.
+template <class T>
+struct PanelBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Exchanges<T>* e, int64_t k) {
+    constexpr int W = Bytes / sizeof(T);
+    using V = Vec<T, W>;
+    const int64_t n = e->n, width = std::min(kPivotPanel, e->S.width - k);
+    for (int64_t i = 0; i < n; ++i)
+      std::memcpy(e->panel + i * kPivotPanel, e->S.row(i) + k, width * sizeof(T));
+    for (int64_t c = 0; c < std::min(kPivotPanel, n - k); ++c) {
+      const int64_t pivot = find_pivot(*e, c);
+      e->order[k + c] = static_cast<int32_t>(pivot), e->step_of[pivot] = static_cast<int32_t>(k + c);
+      T* const row = e->panel + pivot * kPivotPanel;
+      const T inverse = 1 / row[c];
+      row[c] = 1;
+      for (int64_t j = 0; j < width; j += W) store(row + j, load<V>(row + j) * inverse);
+      for (int64_t i = 0; i < n; ++i) {
+        if (i == pivot) continue;
+        T* const other = e->panel + i * kPivotPanel;
+        const T factor = other[c];
+        other[c] = 0;
+        for (int64_t j = 0; j < width; j += W)
+          store(other + j, load<V>(other + j) - factor * load<V>(row + j));
+      }
+    }
+    for (int64_t i = 0; i < n; ++i)
+      std::memcpy(e->S.row(i) + k, e->panel + i * kPivotPanel, width * sizeof(T));
+  }
+  // The largest entry of a column among the rows that were no pivot; of a column of NaN the first of them.
+  static FASTPARAM_INLINE int64_t find_pivot(const Exchanges<T>& e, int64_t c) {
+    int64_t pivot = -1;
+    T largest = 0;
+    for (int64_t i = 0; i < e.n; ++i) {
+      if (e.step_of[i] >= 0) continue;
+      const T size = std::abs(e.panel[i * kPivotPanel + c]);
+      if (pivot < 0 || size > largest) pivot = i, largest = size;
+    }
+    if (largest == 0) *e.singular = true;
+    return pivot;
+  }
+};
+
+template <class T>
+struct ExchangedStripBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Exchanges<T>* e, int64_t k, int64_t begin, int64_t end) {
+    const int64_t after = k + kPivotPanel;
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int64_t j = strip * kStrip, last = std::min(j + kStrip, e->S.width);
+      columns<Bytes>(*e, k, j, std::min(last, k));
+      columns<Bytes>(*e, k, std::max(j, after), last);
+    }
+  }
+  template <int Bytes>
+  static FASTPARAM_INLINE void columns(const Exchanges<T>& e, int64_t k, int64_t j, int64_t last) {
+    if (j >= last) return;
+    alignas(64) T pivots[kPivotPanel * kStrip];
+    const int64_t depth = std::min(kPivotPanel, e.n - k);
+    for (int64_t c = 0; c < depth; ++c) {
+      T* const row = e.S.row(e.order[k + c]) + j;
+      std::memcpy(pivots + c * kStrip, row, (last - j) * sizeof(T));
+      std::memset(row, 0, (last - j) * sizeof(T));
+    }
+    Product<T, Bytes>{e.panel, kPivotPanel, pivots, kStrip, e.S.S + j, e.S.stride, depth, true}
+        .template run<false>(0, e.n, 0, last - j);
+  }
+};
+
+// S, of order n, becomes its inverse with rows and columns exchanged: the inverse has S[order[i]][step_of[j]]
+// at (i, j).
+template <class T>
+void invert_with_exchanges(const Exchanges<T>& e) {
+  std::fill_n(e.step_of, e.n, -1);
+  for (int64_t k = 0; k < e.n; k += kPivotPanel) {
+    run_simd<PanelBody<T>>(&e, k);
+    parallel_tasks<ExchangedStripBody<T>>(e.n, strips_of(e.S.width), &e, k);
+  }
+}
+
+// ---- one matrix
+// ----------------------------------------------------------------------------------------------------------------------
+
+// Finite numbers above 2^kScaleAbove are scaled by a power of two, so that no product of theirs overflows.
+template <class T>
+constexpr int kScaleAbove = std::numeric_limits<T>::max_exponent / 2 - 12;
+
+// Work space: S, Q and E, each of order n.
+template <class T, class In>
+struct Pivoted {
+  CayleyCall<In> call;
+  int64_t m;
+  Square<T> S;
+  T *Q, *E;
+  T scale;          // S is I + aA times this
+  uint8_t* failed;  // of strips
+};
+
+// I + aA, whole.
+template <class T, class In>
+struct SetWholeBody {
+  template <int>
+  static FASTPARAM_INLINE void run(const Pivoted<T, In>* p, int64_t begin, int64_t end) {
+    const int64_t n = p->call.n;
+    const In* const A = p->call.in + p->m * n * n;
+    for (int64_t i = begin * kStrip; i < std::min(end * kStrip, p->S.rows); ++i)
+      for (int64_t j = 0; j < p->S.width; ++j)
+        p->S.row(i)[j] = i < n && j < n ? static_cast<T>(p->call.alpha) * static_cast<T>(A[i * n + j]) : T(0);
+  }
+};
+
+// Q = 2 scale S^-1 - I, its rows and columns in order.
+template <class T, class In>
+struct ReadOutBody {
+  template <int>
+  static FASTPARAM_INLINE void run(const Pivoted<T, In>* p, const Exchanges<T>* e, int64_t begin,
+                                   int64_t end) {
+    const int64_t n = p->call.n;
+    for (int64_t i = begin * kStrip; i < std::min(end * kStrip, n); ++i) {
+      T* const q = p->Q + i * p->S.stride;
+      const T* const row = e->S.row(e->order[i]);
+      for (int64_t j = 0; j < n; ++j) q[j] = 2 * (p->scale * row[e->step_of[j]]) - (i == j);
+      for (int64_t j = n; j < p->S.width; ++j) q[j] = 0;
+    }
+  }
+};
+
+// E = (3 I - Q^T Q) / 2, and whether a strip of it is still too far from I, or no longer.
+template <class T, class In>
+struct DefectBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Pivoted<T, In>* p, int64_t begin, int64_t end) {
+    const int64_t n = p->call.n, stride = p->S.stride;
+    for (int64_t strip = begin; strip < end; ++strip) {
+      const int64_t j = strip * kStrip, last = std::min(j + kStrip, p->S.width);
+      Product<T, Bytes>{p->Q, stride, p->Q + j, stride, p->E + j, stride, n, false}.template run<true>(
+          0, n, 0, last - j);
+      double far = 0;
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t c = j; c < std::min(last, n); ++c) {
+          T& e = p->E[i * stride + c];
+          far = std::max(far, static_cast<double>(std::abs(e - (i == c))));
+          e = (i == c ? T(1.5) : T(0)) - e / 2;
+        }
+      p->failed[strip] = far <= kPolished ? 0 : far < kNear ? 1 : 2;
+    }
+  }
+};
+
+// S = Q E, and Q = S.
+template <class T, class In>
+struct PolishBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Pivoted<T, In>* p, int64_t begin, int64_t end) {
+    const int64_t n = p->call.n, stride = p->S.stride;
+    for (int64_t i = begin * kStrip; i < std::min(end * kStrip, n); i += kRowMultiple) {
+      const int64_t last = std::min<int64_t>(i + kRowMultiple, n);
+      Product<T, Bytes>{p->Q, stride, p->E, stride, p->S.S, stride, n, false}.template run<false>(i, last, 0,
+                                                                                                  p->S.width);
+      std::memcpy(p->Q + i * stride, p->S.row(i), (last - i) * stride * sizeof(T));
+    }
+  }
+};
+
+template <class T, class In>
+struct WriteBody {
+  template <int>
+  static FASTPARAM_INLINE void run(const Pivoted<T, In>* p, int64_t begin, int64_t end) {
+    const int64_t n = p->call.n;
+    const auto* const signs = p->call.signs_of(p->m);
+    In* const out = p->call.out + p->m * n * n;
+    for (int64_t i = begin * kStrip; i < std::min(end * kStrip, n); ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        const In q = static_cast<In>(p->Q[i * p->S.stride + j]);
+        out[i * n + j] = signs && signs[j] < 0 ? -q : q;
+      }
+  }
+};
+
+template <class T>
+int64_t pivoted_scratch_bytes(int64_t n) {
+  return (3 * (n + 4) * largest_stride(n + 4) + n * kPivotPanel) * sizeof(T) + n * (2 * sizeof(int32_t) + 1);
+}
+
+// Q of matrix m by elimination with row exchanges: of a whole one that may be any, in its own type; of a skew
+// one in double, polished. Returns whether I + aA is invertible.
+template <class T, class In>
+bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
+  const int64_t n = call.n;
+  const Padded<T> padded(n, vector_bytes() / sizeof(T));
+  const Square<T> S{static_cast<T*>(scratch), padded.rows, padded.width, padded.stride};
+  const int64_t strips = strips_of(S.width);
+  T *const Q = S.row(S.rows), *const E = Q + S.rows * S.stride, *const panel = E + S.rows * S.stride;
+  int32_t* const order = reinterpret_cast<int32_t*>(panel + n * kPivotPanel);
+  uint8_t* const failed = reinterpret_cast<uint8_t*>(order + 2 * n);
+  Pivoted<T, In> pivoted{call, m, S, Q, E, 1, failed};
+
+  if (call.layout == Layout::whole) {
+    parallel_tasks<SetWholeBody<T, In>>(n, strips, &pivoted);
+  } else {
+    const Forward<T, In> set{call, m, S, nullptr};
+    parallel_tasks<SetBody<T, In>>(n, strips, &set);
+  }
+  T largest = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      const T size = std::abs(S.row(i)[j]);
+      finite &= size <= std::numeric_limits<T>::max();
+      largest = std::max(largest, size);
+    }
+  if (!finite) {
+    std::fill_n(call.out + m * n * n, n * n, std::numeric_limits<In>::quiet_NaN());
+    return true;
+  }
+  if (largest > std::ldexp(T(1), kScaleAbove<T>)) {
+    pivoted.scale = std::ldexp(T(1), -std::ilogb(largest));
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) S.row(i)[j] *= pivoted.scale;
+  }
+  for (int64_t i = 0; i < n; ++i) S.row(i)[i] += pivoted.scale;
+
+  bool singular = false;
+  const Exchanges<T> exchanges{S, n, panel, order, order + n, &singular};
+  invert_with_exchanges(exchanges);
+  parallel_tasks<ReadOutBody<T, In>>(n, strips, &pivoted, &exchanges);
+  for (int step = 0; call.layout != Layout::whole && step < kPolishSteps; ++step) {
+    parallel_tasks<DefectBody<T, In>>(n, strips, &pivoted);
+    if (*std::max_element(failed, failed + strips) != 1) break;
+    parallel_tasks<PolishBody<T, In>>(n, strips, &pivoted);
+  }
+  parallel_tasks<WriteBody<T, In>>(n, strips, &pivoted);
+  return !singular;
+}
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,41 @@
+// Which arithmetic serves a matrix. It depends on the order, the type and the level alone, never on the batch
+// or the threads, so that a matrix has the same bits wherever it stands. csrc/README.md has the table,
+// benchmarks/NOTES.md where the numbers come from.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastparam::cpu {
+
+enum class Path { lanes, rows, blocks };
+
+constexpr int64_t kLeaf = 64;         // largest order inverted by rows: its rows fill 4 vectors of 16
+constexpr int64_t kLarge = 768;       // from this order on kLargeBlock pivots are eliminated at once,
+constexpr int64_t kLargeBlock = 256;  // in blocks inverted by blocks of kLeaf
+constexpr int64_t kPivotPanel = 32;   // columns in which rows are exchanged at a time
+
+struct Plan {
+  Path path;
+  int64_t block;  // pivots eliminated at once
+};
+
+// Few blocks of about one size, all but the last of whole cache lines.
+inline int64_t block_of(int64_t n) {
+  if (n >= kLarge) return kLargeBlock;
+  const int64_t blocks = (n + kLeaf - 1) / kLeaf;
+  return std::min<int64_t>(kLeaf, ((n + blocks - 1) / blocks + 15) / 16 * 16);
+}
+
+// The largest order whose matrices are taken by lanes, of `lanes` a vector: up to here both directions are
+// faster than by rows, in full batches 1.2 times at these orders and 2 to 4 times at half of them.
+inline int64_t largest_by_lanes(int64_t lanes) {
+  return lanes == 16 ? 28 : lanes == 8 ? 20 : lanes == 4 ? 16 : 12;
+}
+
+inline Plan plan(int64_t n, int64_t element_bytes, int64_t vector_bytes) {
+  if (n <= largest_by_lanes(vector_bytes / element_bytes)) return {Path::lanes, n};
+  return n <= kLeaf ? Plan{Path::rows, n} : Plan{Path::blocks, block_of(n)};
+}
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,154 @@
+// Matrices one at a time, rows in vectors: elimination with four pivots at once.
+#pragma once
+
+#include "../../core/cpu/dense/lane_masks.h"
+#include "../../core/cpu/dense/prefetch.h"
+#include "../../core/cpu/dense/square.h"
+
+namespace fastparam::cpu {
+
+constexpr int kPivots = kRowMultiple;
+
+// ---- 4 x 4 pivots
+// ------------------------------------------------------------------------------------------------------------------
+
+// D = (I + S)^-1 and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, by its 2 x 2 blocks.
+template <class T>
+struct PivotInverse {
+  T D[kPivots][kPivots], delta[kPivots];
+
+  FASTPARAM_INLINE void set(const T* S, int64_t stride) {
+    const auto s = [&](int r, int c) __attribute__((always_inline)) { return S[r * stride + c]; };
+    const auto plus = [&](int r) __attribute__((always_inline)) { return s(r, r) + T(1); };
+    // F = the inverse of the first block, then the Schur complement [p q; r t] of the second
+    const T first = 1 / (plus(0) * plus(1) - s(0, 1) * s(1, 0));
+    const T f00 = plus(1) * first, f01 = -s(0, 1) * first, f10 = -s(1, 0) * first, f11 = plus(0) * first;
+    const T y00 = s(2, 0) * f00 + s(2, 1) * f10, y01 = s(2, 0) * f01 + s(2, 1) * f11;
+    const T y10 = s(3, 0) * f00 + s(3, 1) * f10, y11 = s(3, 0) * f01 + s(3, 1) * f11;
+    const T z00 = f00 * s(0, 2) + f01 * s(1, 2), z01 = f00 * s(0, 3) + f01 * s(1, 3);
+    const T z10 = f10 * s(0, 2) + f11 * s(1, 2), z11 = f10 * s(0, 3) + f11 * s(1, 3);
+    const T p = plus(2) - (y00 * s(0, 2) + y01 * s(1, 2)), q = s(2, 3) - (y00 * s(0, 3) + y01 * s(1, 3));
+    const T r = s(3, 2) - (y10 * s(0, 2) + y11 * s(1, 2)), t = plus(3) - (y10 * s(0, 3) + y11 * s(1, 3));
+    const T second = 1 / (p * t - q * r);
+    const T g00 = t * second, g01 = -q * second, g10 = -r * second, g11 = p * second;
+    D[2][0] = -(g00 * y00 + g01 * y10), D[2][1] = -(g00 * y01 + g01 * y11), D[2][2] = g00, D[2][3] = g01;
+    D[3][0] = -(g10 * y00 + g11 * y10), D[3][1] = -(g10 * y01 + g11 * y11), D[3][2] = g10, D[3][3] = g11;
+    D[0][0] = f00 - (z00 * D[2][0] + z01 * D[3][0]), D[0][1] = f01 - (z00 * D[2][1] + z01 * D[3][1]);
+    D[1][0] = f10 - (z10 * D[2][0] + z11 * D[3][0]), D[1][1] = f11 - (z10 * D[2][1] + z11 * D[3][1]);
+    D[0][2] = -(z00 * g00 + z01 * g10), D[0][3] = -(z00 * g01 + z01 * g11);
+    D[1][2] = -(z10 * g00 + z11 * g10), D[1][3] = -(z10 * g01 + z11 * g11);
+    for (int i = 0; i < kPivots; ++i)
+      delta[i] = -(D[i][0] * s(0, i) + D[i][1] * s(1, i) + D[i][2] * s(2, i) + D[i][3] * s(3, i));
+  }
+};
+
+// ---- elimination
+// -------------------------------------------------------------------------------------------------------------------
+
+// S, `rows` x `rows` (a multiple of 4) with whole vectors of columns, becomes (I + S)^-1 - I.
+template <class T, int Bytes>
+struct Rows {
+  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;  // columns of a tile, in vectors
+  using V = Vec<T, W>;
+  using Mask = MaskOf<T, W>;
+
+  T* S;
+  int rows, stride;
+  Prefetch next;
+
+  // One step, for the columns j, ..., j + C * W - 1. With `ahead` it has the next pivots inverted as soon as
+  // they are there.
+  template <int C>
+  FASTPARAM_INLINE void tile(const PivotInverse<T>& pivots, int k, int j, PivotInverse<T>* ahead) const {
+    V p[kPivots][C];
+    Mask keep[C];  // all columns but the pivots', which count as those of I
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      const int at = k - j - c * W;
+      keep[c] = all_but_four<T, W>(at);
+      V s[kPivots];
+#pragma GCC unroll 16
+      for (int r = 0; r < kPivots; ++r)
+        s[r] = only(load<V>(S + (k + r) * stride + j + c * W), keep[c]) + unit<T, W>(at + r);
+#pragma GCC unroll 16
+      for (int r = 0; r < kPivots; ++r)
+        p[r][c] =
+            pivots.D[r][0] * s[0] + pivots.D[r][1] * s[1] + pivots.D[r][2] * s[2] + pivots.D[r][3] * s[3];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kPivots; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) store(S + (k + r) * stride + j + c * W, p[r][c]);
+    const auto row = [&](int i) __attribute__((always_inline)) {
+      T *s = S + i * stride + j, *factor = S + i * stride + k;
+      V a[C];
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) a[c] = only(load<V>(s + c * W), keep[c]);
+#pragma GCC unroll 16
+      for (int r = 0; r < kPivots; ++r) {
+        const T f = factor[r];
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) a[c] -= f * p[r][c];
+      }
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) store(s + c * W, a[c]);
+    };
+    int i = k + kPivots;
+    if (ahead && i < rows) {
+      for (; i < k + 2 * kPivots; ++i) row(i);
+      ahead->set(S + (k + kPivots) * stride + k + kPivots, stride);
+    }
+    for (; i < rows; ++i) row(i);
+    for (i = 0; i < k; ++i) row(i);
+  }
+
+  FASTPARAM_INLINE void set_diagonal(const PivotInverse<T>& pivots, int k) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < kPivots; ++r) S[(k + r) * stride + k + r] = pivots.delta[r];
+  }
+
+  // All columns in one tile of C vectors.
+  template <int C>
+  FASTPARAM_INLINE void invert_narrow() {
+    PivotInverse<T> now, ahead;
+    ahead.set(S, stride);
+    for (int k = 0; k < rows; k += kPivots) {
+      now = ahead;
+      next.tick();
+      tile<C>(now, k, 0, &ahead);
+      set_diagonal(now, k);
+    }
+  }
+
+  // By tiles, the one that holds the pivots' columns last: the others need them.
+  FASTPARAM_INLINE void invert_wide(int width) {
+    PivotInverse<T> pivots;
+    const int tiles = (width + kTile * W - 1) / (kTile * W);
+    for (int k = 0; k < rows; k += kPivots) {
+      next.tick();
+      pivots.set(S + k * stride + k, stride);
+      for (int t = 1; t <= tiles; ++t) {
+        const int j = (k / (kTile * W) + t) % tiles * (kTile * W);
+        switch ((width - j) / W) {
+          case 1: tile<1>(pivots, k, j, nullptr); break;
+          case 2: tile<2>(pivots, k, j, nullptr); break;
+          case 3: tile<kTile == 2 ? 2 : 3>(pivots, k, j, nullptr); break;
+          default: tile<kTile>(pivots, k, j, nullptr);
+        }
+      }
+      set_diagonal(pivots, k);
+    }
+  }
+
+  FASTPARAM_INLINE void invert(int width) {
+    if (width > kTile * W) return invert_wide(width);
+    switch (width / W) {
+      case 1: return invert_narrow<1>();
+      case 2: return invert_narrow<2>();
+      case 3: return invert_narrow<kTile == 2 ? 2 : 3>();
+      default: return invert_narrow<kTile>();
+    }
+  }
+};
+
+}  // namespace fastparam::cpu

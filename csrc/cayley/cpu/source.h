@@ -1,0 +1,96 @@
+// The parameter of one matrix, and aA from it.
+//
+// Every path computes D = (I + aA)^-1 - I ("delta"), and from it Q = 2 D + I. Storing D and not D + I is what
+// keeps small A accurate: nothing is rounded at the size of 1 but Q itself.
+#pragma once
+
+#include "../../core/cpu/dense/lane_masks.h"
+#include "call.h"
+
+namespace fastparam::cpu {
+
+// The parameter of one matrix.
+template <class In>
+struct Source {
+  const In *x, *end;  // end of the tensor: up to there may be read
+  int64_t n;
+  Layout layout;
+
+  FASTPARAM_INLINE Source(const CayleyCall<In>& call, int64_t matrix)
+      : x(call.in + matrix * call.entries()),
+        end(call.in + call.batch * call.entries()),
+        n(call.n),
+        layout(call.layout) {}
+
+  // Entry (i, j) is row(i)[j], for the j of the triangle.
+  FASTPARAM_INLINE const In* row(int64_t i) const {
+    return layout == Layout::packed ? x + i * n - i * (i + 1) / 2 - i - 1 : x + i * n;
+  }
+
+  // Columns c, c + 1, ... of row i as T, 0 from column n on.
+  template <class T, int N>
+  FASTPARAM_INLINE Vec<T, N> read(int64_t i, int64_t c) const {
+    using V = Vec<In, N>;
+    const In* p = row(i) + c;
+    V v{};
+    if (p + N <= end) v = load<V>(p);
+    else std::memcpy(&v, p, std::max<int64_t>(0, std::min<int64_t>(N, n - c)) * sizeof(In));
+    if (c + N > n) v = only(v, first_lanes<In, N>(n - c));
+    return __builtin_convertvector(v, Vec<T, N>);
+  }
+};
+
+// ---- aA from its triangle
+// ----------------------------------------------------------------------------------------------------------
+
+// S, `rows` x `rows` in rows `width` long (a multiple of N) and `stride` apart, becomes aA, and 0 beyond n.
+template <class T, int N, class In>
+struct SkewTiles {
+  using V = Vec<T, N>;
+  const Source<In> X;
+  T* S;
+  int64_t rows, width, stride;
+  T alpha;
+
+  FASTPARAM_INLINE void put(int64_t i, int64_t j, const V& v) const {
+    if (i < rows) store(S + i * stride + j, v);
+  }
+
+  // Tiles (r, c) and (c, r), r < c.
+  FASTPARAM_INLINE void pair(int64_t r, int64_t c) const {
+    if (X.layout == Layout::lower) std::swap(r, c);
+    V t[N];
+    for (int l = 0; l < N; ++l) t[l] = r + l < X.n ? X.template read<T, N>(r + l, c) * alpha : V{};
+    for (int l = 0; l < N; ++l) put(r + l, c, t[l]);
+    transpose<T, N>(t);
+    for (int l = 0; l < N; ++l) put(c + l, r, -t[l]);
+  }
+
+  FASTPARAM_INLINE void diagonal(int64_t r) const {
+    V t[N], u[N];
+    if (X.layout == Layout::packed) {
+      alignas(64) T tile[N][N] = {};
+      for (int l = 0; l < N; ++l)
+        for (int q = l + 1; q < N && r + q < X.n; ++q) tile[l][q] = static_cast<T>(X.row(r + l)[r + q]);
+      for (int l = 0; l < N; ++l) t[l] = load<V>(tile[l]) * alpha;
+    } else {
+      for (int l = 0; l < N; ++l) t[l] = r + l < X.n ? X.template read<T, N>(r + l, r) * alpha : V{};
+    }
+    for (int l = 0; l < N; ++l) u[l] = t[l];
+    transpose<T, N>(u);
+    const bool lower = X.layout == Layout::lower;
+    for (int l = 0; l < N; ++l) {
+      const auto up = ~first_lanes<T, N>(l + 1), down = first_lanes<T, N>(l);
+      const V kept = only(t[l], lower ? down : up), mirrored = only(-u[l], lower ? up : down);
+      put(r + l, r, bit_cast<V>(bit_cast<MaskOf<T, N>>(kept) | bit_cast<MaskOf<T, N>>(mirrored)));
+    }
+  }
+
+  // The tiles of one row of tiles from the diagonal on, and their mirror images.
+  FASTPARAM_INLINE void tile_row(int64_t r) const {
+    diagonal(r);
+    for (int64_t c = r + N; c < width; c += N) pair(r, c);
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,168 @@
+// The Cayley map and its gradient on CUDA for matrices too large for a block: panels of columns, the
+// library's products between them. All on the current stream; nothing depends on values read by the host.
+#include <ATen/Context.h>
+
+#include <algorithm>
+
+#include "large.cuh"
+#include "large.h"
+#include "launch.h"
+#include "pivoted.cuh"
+
+namespace fastparam::cuda {
+
+namespace {
+
+constexpr int64_t kTeamBytes =
+    64 << 20;  // for the matrices that teams work on at a time, if there is more than one team
+
+auto stream() { return c10::cuda::getCurrentCUDAStream(); }
+
+unsigned tile_pairs(int64_t batch, int64_t n) {
+  const int64_t tiles = (n + kSquare - 1) / kSquare;
+  return grid_of(batch * (tiles * (tiles + 1) / 2), 1);
+}
+
+// Blocks that run at the same time on the current device.
+template <class T>
+int64_t resident_blocks() {
+  int a_processor = 0;
+  C10_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&a_processor, repeat_pivoted<T>, kBlock, 0));
+  return static_cast<int64_t>(std::min(a_processor, 2)) * of_current_device(cudaDevAttrMultiProcessorCount);
+}
+
+// How the second try is shared: teams that take a matrix each, of so many blocks.
+struct Teams {
+  int64_t count, size;
+};
+template <class T>
+Teams teams_for(int64_t n, int64_t batch) {
+  const int64_t blocks = resident_blocks<T>(),
+                bytes = 8 * TeamMemory::words(static_cast<int>(n), 1, sizeof(T) == 8);
+  const int64_t count = std::clamp<int64_t>(kTeamBytes / bytes, 1, std::min(batch, blocks));
+  return {count, std::min(blocks / count, (n + kBlock / 32 - 1) / (kBlock / 32))};
+}
+
+// Flags of the matrices, then the counters of the teams.
+Tensor flags_for(int64_t batch, const Teams& teams, const at::TensorOptions& options) {
+  return at::empty({batch + teams.count}, options.dtype(at::kInt));
+}
+
+template <class T>
+void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, const Teams& teams,
+                   const at::TensorOptions& options) {
+  const int64_t words =
+      teams.count * TeamMemory::words(given.n, static_cast<int>(teams.size), sizeof(T) == 8);
+  const Tensor memory = at::empty({words}, options.dtype(at::kDouble));
+  Repeat<T> repeat{given,
+                   Q,
+                   flags,
+                   memory.mutable_data_ptr<double>(),
+                   flags + batch,
+                   batch,
+                   static_cast<int>(teams.count)};
+  void* arguments[] = {&repeat};
+  C10_CUDA_CHECK(cudaLaunchCooperativeKernel(repeat_pivoted<T>,
+                                             dim3(static_cast<unsigned>(teams.count * teams.size)),
+                                             dim3(kBlock), arguments, 0, stream()));
+}
+
+// D = (I + D)^-1 - I of a batch (b, n, n).
+template <class A>
+void invert(const Tensor& D) {
+  const int64_t batch = D.size(0), n = D.size(1), most = block_order<A>();
+  const int64_t steps = (n + most - 1) / most,
+                width = std::min<int64_t>(most, ((n + steps - 1) / steps + 15) / 16 * 16);
+  const Tensor memory = at::empty({batch * width * (2 * n + width)}, D.options());
+  A* const d = D.mutable_data_ptr<A>();
+  for (int64_t first = 0; first < n; first += width) {
+    const int64_t here = std::min(width, n - first), size = batch * here * n, next = first + here;
+    const auto part = [&](int64_t at, int64_t rows, int64_t columns) {
+      return memory.narrow(0, at, batch * rows * columns).view({batch, rows, columns});
+    };
+    const Tensor C = part(0, n, here), R = part(size, here, n), W = part(2 * size, here, here);
+    const Given<A> diagonal{d + first * n + first, n * n, n, static_cast<int>(here), Layout::inside, A(1)};
+    launch_block<A>(diagonal, W.mutable_data_ptr<A>(), batch);
+    split_panels<A><<<grid_of(size, kBlock), kBlock, 0, stream()>>>(
+        d, W.const_data_ptr<A>(), C.mutable_data_ptr<A>(), R.mutable_data_ptr<A>(), batch,
+        static_cast<int>(n), static_cast<int>(first), static_cast<int>(here));
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    Tensor rows = D.narrow(1, first, here), above = D.narrow(1, 0, first),
+           below = D.narrow(1, next, n - next);
+    at::baddbmm_out(rows, rows, W, R);
+    if (first > 0) at::baddbmm_out(above, above, C.narrow(1, 0, first), rows, 1, -1);
+    if (next < n) at::baddbmm_out(below, below, C.narrow(1, next, n - next), rows, 1, -1);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void forward_by_blocks(const Given<T>& given, T* Q, int64_t batch, const at::TensorOptions& options) {
+  const Teams teams = teams_for<T>(given.n, batch);
+  const Tensor flags = flags_for(batch, teams, options);
+  auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
+  launch_block<T>(given, Q, batch, f, static_cast<int>(teams.count));
+  launch_repeat<T>(given, Q, f, batch, teams, options);
+}
+
+template <class T>
+void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
+  using A = acc_t<T>;
+  const at::NoTF32Guard full_precision;
+  const int64_t n = given.n, rows = batch * n;
+  const auto limits = Limits<A>::of(given.n);
+  const Tensor D = std::is_same_v<T, A>
+                       ? Q.view({batch, n, n})
+                       : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
+  const Teams teams = teams_for<T>(n, batch);
+  const Tensor flags = flags_for(batch, teams, Q.options()).zero_();
+  auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
+  A* const d = D.mutable_data_ptr<A>();
+  T* const q = Q.mutable_data_ptr<T>();
+  const unsigned for_rows = grid_of(rows, kBlock / 32);
+
+  spread<T><<<tile_pairs(batch, n), kBlock, 0, stream()>>>(given, d, f);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  check_rows<A><<<for_rows, kBlock, 0, stream()>>>(d, f, rows, given.n, limits);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  invert<A>(D);
+  finish<T><<<for_rows, kBlock, 0, stream()>>>(given, d, q, f, rows, limits);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_repeat<T>(given, q, f, batch, teams, Q.options());
+}
+
+template <class T>
+void backward_large(const Given<T>& Q, const Tensor& G, const Tensor& signs, const Gradient<T>& gradient,
+                    int64_t batch) {
+  using A = acc_t<T>;
+  const at::NoTF32Guard full_precision;
+  const int64_t n = Q.n;
+  Tensor G3 = G.to(c10::CppTypeToScalarType<A>::value).reshape({batch, n, n});
+  if (signs.defined()) G3 = at::where(signs.view({batch, 1, n}).lt(0), -G3, G3);
+  const Tensor P = at::empty({batch, n, n}, G3.options());
+  add_identity<T><<<grid_of(batch * n * n, kBlock), kBlock, 0, stream()>>>(Q, P.mutable_data_ptr<A>(), batch);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const Tensor Z = at::bmm(at::bmm(P.mT(), G3), P.mT());
+  project<T><<<tile_pairs(batch, n), kBlock, 0, stream()>>>(Z.const_data_ptr<A>(), gradient);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template void forward_by_blocks(const Given<float>&, float*, int64_t, const at::TensorOptions&);
+template void forward_by_blocks(const Given<double>&, double*, int64_t, const at::TensorOptions&);
+template void forward_by_blocks(const Given<at::Half>&, at::Half*, int64_t, const at::TensorOptions&);
+template void forward_by_blocks(const Given<at::BFloat16>&, at::BFloat16*, int64_t, const at::TensorOptions&);
+template void forward_large(const Given<float>&, Tensor&, int64_t);
+template void forward_large(const Given<double>&, Tensor&, int64_t);
+template void forward_large(const Given<at::Half>&, Tensor&, int64_t);
+template void forward_large(const Given<at::BFloat16>&, Tensor&, int64_t);
+template void backward_large(const Given<float>&, const Tensor&, const Tensor&, const Gradient<float>&,
+                             int64_t);
+template void backward_large(const Given<double>&, const Tensor&, const Tensor&, const Gradient<double>&,
+                             int64_t);
+template void backward_large(const Given<at::Half>&, const Tensor&, const Tensor&, const Gradient<at::Half>&,
+                             int64_t);
+template void backward_large(const Given<at::BFloat16>&, const Tensor&, const Tensor&,
+                             const Gradient<at::BFloat16>&, int64_t);
+
+}  // namespace fastparam::cuda

@@ -1,0 +1,270 @@
+// The Cayley map for n <= 32: a group of lanes a matrix, whole rows in registers.
+//
+// In-place Gauss-Jordan (given.cuh). The pivot is always register 0: each step writes its results one
+// register to the left and the new pivot column into the last, so that after N steps every column is home
+// again and the loop over steps need not be unrolled. Matrices outside the guard are done again by the
+// warp, one by one, in double with row exchanges (implicit: a row keeps its lane).
+//
+// What bounds it is the broadcast of the pivot row through shared memory, N words a lane and step: hence two
+// rows a lane.
+#pragma once
+#include "given.cuh"
+
+namespace fastparam::cuda {
+
+template <class A, int N_>
+struct WarpShape {
+  static constexpr int N = N_;
+  static constexpr int kRows = sizeof(A) == 4 && N >= 16 ? 2 : 1;  // rows a lane
+  static constexpr int kActive = N / kRows;                        // lanes that hold rows
+  static constexpr int kLanes = ceil_pow2(kActive);
+  static constexpr int kMatrices = 32 / kLanes;  // a warp
+  static constexpr int kLd = N + 1;
+  static constexpr int kStage = round_up(N * kLd, 4);
+  static constexpr int kWords = kStage + 3 * N;  // stage, two pivot lines, pivot numbers
+  static constexpr int kWarps = 4;               // a block
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocks = sizeof(A) == 4 ? 4 : 3;  // an SM, at least: bounds the registers
+  static constexpr int kSharedBytes = kWarps * kMatrices * kWords * static_cast<int>(sizeof(A));
+
+  static constexpr unsigned kMask =
+      kLanes == 32 ? kWholeWarp : (1u << kLanes % 32) - 1;  // the first group's lanes
+  static_assert(kMatrices * kWords * sizeof(A) >=
+                (2 * N + N / 2) * sizeof(double));  // what the second try needs
+
+  static __device__ __forceinline__ int at(int r, int c) { return r * kLd + c; }
+};
+
+// The lane of the group that has the pivot of step k: the group's largest element of the column, among rows
+// that were none.
+template <class A, int N, int R>
+__device__ __forceinline__ int find_pivot(const A (&a)[R][N], const int (&rank)[R], int y, int lanes) {
+  Candidate<A> best;
+  best.row = y;
+#pragma unroll
+  for (int h = 0; h < R; ++h)
+    if (rank[h] < 0) best.take(Candidate<A>(a[h][0], y + h * (N / R)));
+  best.among_lanes(lanes);
+  return best.row;
+}
+
+// The rows y, y + N / R, ... of D become those of M - I. With Pivot they are those of I + aA and become those
+// of M, permuted: the row that served as pivot k (rank[h] = k, pivots[k] = its number) is row k of M, and its
+// column h belongs to the row that was number h. line: 2 N words of the group.
+template <bool Pivot, class A, int N, int R>
+__device__ __forceinline__ void gauss_jordan(A (&a)[R][N], A* line, int y, bool active, int lanes,
+                                             int (&rank)[R], int* pivots) {
+  constexpr int kStep = N / R;
+#pragma unroll
+  for (int h = 0; h < R; ++h) rank[h] = -1;
+#pragma unroll 1
+  for (int k = 0; k < N; ++k) {
+    A* const buffer = line + k % 2 * N;  // two, so that one barrier a step is enough
+    const int pivot = Pivot ? find_pivot(a, rank, y, lanes) : k;
+#pragma unroll
+    for (int h = 0; h < R; ++h) {
+      if (!active || y + h * kStep != pivot) continue;
+      const A inverse = A(1) / (Pivot ? a[h][0] : A(1) + a[h][0]);
+#pragma unroll
+      for (int j = 1; j < N; ++j) a[h][j] *= inverse;
+      buffer[0] = inverse;
+#pragma unroll
+      for (int j = 1; j < N; ++j) buffer[j] = a[h][j];
+      if (Pivot) pivots[k] = pivot;
+    }
+    __syncwarp();
+    const A inverse = buffer[0];
+    A factor[R], last[R];
+#pragma unroll
+    for (int h = 0; h < R; ++h) {
+      const bool own =
+          y + h * kStep == pivot;  // already scaled: the formula would lose digits where the pivot is large
+      last[h] = Pivot && own ? inverse : -a[h][0] * inverse;
+      factor[h] = own ? A(0) : a[h][0];
+      if (Pivot && own) rank[h] = k;
+    }
+#pragma unroll
+    for (int j0 = 0; j0 < N; j0 += 4) {
+      const Four<A> v = load4(buffer + j0);
+#pragma unroll
+      for (int j = j0 == 0 ? 1 : j0; j < j0 + 4; ++j)
+#pragma unroll
+        for (int h = 0; h < R; ++h) a[h][j - 1] = a[h][j] - factor[h] * v.v[j - j0];
+    }
+#pragma unroll
+    for (int h = 0; h < R; ++h) a[h][N - 1] = last[h];
+  }
+}
+
+// The group's place in the grid.
+template <class S>
+struct Group {
+  int lane, number, y;
+  bool active;
+  unsigned lanes;    // of the warp
+  long long matrix;  // of the warp's first group: first
+
+  __device__ __forceinline__ Group()
+      : lane(threadIdx.x % S::kLanes),
+        number(threadIdx.x / S::kLanes),
+        y(smaller(lane, S::kActive - 1)),  // idle lanes shadow the last one, and write nothing
+        active(lane < S::kActive),
+        lanes(S::kLanes == 32 ? kWholeWarp
+                              : ((1u << S::kLanes % 32) - 1) << (threadIdx.x % 32 / S::kLanes * S::kLanes)),
+        matrix(static_cast<long long>(blockIdx.x) * (S::kWarps * S::kMatrices) + number) {}
+  __device__ __forceinline__ long long first() const { return matrix - number % S::kMatrices; }
+};
+
+// Q (3 I - Q^T Q) / 2, in place, by a warp; E: n x n words of shared memory. Stops where Q is orthogonal, or
+// not near to it.
+template <int N>
+__device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int step = 0; step < kPolishSteps; ++step) {
+    double far = 0;
+    for (int j = 0; lane < n && j < n; ++j) {
+      double e = lane == j ? -1 : 0;  // of Q Q^T - I
+      for (int c = 0; c < n; ++c) e += Q[lane * n + c] * Q[j * n + c];
+      E[lane * n + j] = (lane == j ? 1 : 0) - e / 2;
+      far = e > far ? e : -e > far ? -e : far;
+    }
+    for (int bits = 16; bits > 0; bits /= 2) {
+      const double other = __shfl_xor_sync(kWholeWarp, far, bits);
+      far = other > far ? other : far;
+    }
+    if (!(far > kPolished && far < kNear)) break;
+    __syncwarp();
+    double column[N];
+#pragma unroll
+    for (int r = 0; r < N; ++r) column[r] = lane < n && r < n ? Q[r * n + lane] : 0;
+    for (int i = 0; lane < n && i < n; ++i) {
+      double q = 0;
+#pragma unroll
+      for (int r = 0; r < N; ++r)
+        if (r < n) q += E[i * n + r] * column[r];
+      Q[i * n + lane] = q;
+    }
+    __syncwarp();
+  }
+}
+
+// The second try of guard.h, and the only one of a matrix that is not skew: one matrix by the whole warp, in
+// double, a row in the registers of each lane. It writes the matrix itself. shared: the warp's, 16-byte
+// aligned.
+template <int N, class T>
+__device__ __forceinline__ void pivoted_by_warp(const Given<T>& given, long long matrix, T* q, double* shared,
+                                                bool skew) {
+  const int lane = threadIdx.x % 32, n = given.n;
+  const T* const x = given.matrix(matrix);
+  double a[1][N];
+  int rank[1];
+  int* const pivots = reinterpret_cast<int*>(shared + 2 * N);
+  const int row = smaller(lane, N - 1);
+  bool finite = true;
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const double value = row < n && j < n ? given.element(x, row, j) : 0;
+    finite = finite && is_finite(value);
+    a[0][j] = value + (row == j ? 1 : 0);
+  }
+  if (__ballot_sync(kWholeWarp, !finite) != 0) {
+    for (int e = lane; e < n * n; e += 32) q[e] = static_cast<T>(static_cast<acc_t<T>>(NAN));
+    return;
+  }
+  gauss_jordan<true>(a, shared, row, lane < N, 32, rank, pivots);
+  __syncwarp();  // pivots
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const int c = pivots[j];
+    if (lane >= N || rank[0] >= n || c >= n) continue;
+    double value = 2 * a[0][j] - (rank[0] == c ? 1 : 0);
+    if (sizeof(T) < 8 && given.flips(matrix, c)) value = -value;
+    q[rank[0] * n + c] = static_cast<T>(static_cast<acc_t<T>>(value));
+  }
+  __syncwarp();
+  if constexpr (sizeof(T) == 8) {
+    if (skew) polish_by_warp<N>(q, shared, n);
+    if (lane < n && given.flips(matrix, lane))
+      for (int i = 0; i < n; ++i) q[i * n + lane] = -q[i * n + lane];
+  }
+}
+
+template <class T, int N>
+__global__ void __launch_bounds__(WarpShape<acc_t<T>, N>::kThreads, WarpShape<acc_t<T>, N>::kBlocks)
+    cayley_warp(const Given<T> given, T* __restrict__ Q, long long batch, Limits<acc_t<T>> limits) {
+  using A = acc_t<T>;
+  using S = WarpShape<A, N>;
+  constexpr int R = S::kRows;
+  const Group<S> group;
+  if (group.first() >= batch) return;  // the whole warp
+  const bool exists = group.matrix < batch;
+  const int order = exists ? given.n : 0;  // beyond the batch: the identity, not stored
+  const T* const x = given.matrix(exists ? group.matrix : 0);
+  A* const stage = dynamic_shared<A>() + group.number * S::kWords;
+
+  stage_matrix<S, S::kLanes>(given, x, stage, order, group.lane);
+  __syncwarp();
+  bool good = true, skew = true;
+  {
+    A a[R][N];
+    int rank[R];
+#pragma unroll
+    for (int h = 0; h < R; ++h) {
+      const int i = group.y + h * S::kActive;
+      A squares = A(0);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        a[h][j] = stage[S::at(i, j)];
+        squares += a[h][j] * a[h][j];
+      }
+      good = good && limits.row_is_small(squares);
+      if (given.layout == Layout::whole)
+#pragma unroll
+        for (int j = 0; j < N; ++j) skew = skew && a[h][j] == -stage[S::at(j, i)];
+    }
+    gauss_jordan<false>(a, stage + S::kStage, group.y, group.active, S::kLanes, rank,
+                        static_cast<int*>(nullptr));
+#pragma unroll
+    for (int h = 0; h < R; ++h)
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const int i = group.y + h * S::kActive;
+        if (group.active) stage[S::at(i, j)] = A(2) * a[h][j] + (j == i ? A(1) : A(0));
+      }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int h = 0; h < R; ++h) {
+    A squares = A(0);
+#pragma unroll 8
+    for (int i = 0; i < N; ++i) {
+      const A q = stage[S::at(i, group.y + h * S::kActive)];
+      squares += q * q;
+    }
+    good = good && limits.is_unit(squares);
+  }
+
+  const unsigned other = __ballot_sync(kWholeWarp, exists && !skew);
+  const unsigned bad = __ballot_sync(kWholeWarp, exists && !good) | other;
+  if ((bad & group.lanes) == 0) {
+    T* const q = Q + group.matrix * given.n * given.n;
+#pragma unroll 8
+    for (int e = group.lane; e < N * N; e += S::kLanes) {
+      const int r = e / N, c = e % N;
+      if (r >= order || c >= order) continue;
+      const A value = stage[S::at(r, c)];
+      q[r * given.n + c] = static_cast<T>(given.flips(group.matrix, c) ? -value : value);
+    }
+  }
+  if (bad == 0) return;
+  __syncwarp();  // the stages of all groups become the warp's work space
+  double* const shared =
+      reinterpret_cast<double*>(dynamic_shared<A>() + group.number / S::kMatrices * S::kMatrices * S::kWords);
+  for (int g = 0; g < S::kMatrices; ++g)
+    if ((bad >> g * S::kLanes & S::kMask) != 0)
+      pivoted_by_warp<N>(given, group.first() + g, Q + (group.first() + g) * given.n * given.n, shared,
+                         (other >> g * S::kLanes & S::kMask) == 0);
+}
+
+}  // namespace fastparam::cuda

@@ -1,0 +1,41 @@
+// How square matrices lie in a work space.
+#pragma once
+
+#include "../simd.h"
+
+namespace fastparam::cpu {
+
+constexpr int kStrip = 64;       // columns of a strip: what of a matrix is worked on at a time
+constexpr int kRowMultiple = 4;  // rows are filled up to a multiple of so many
+
+// A matrix of order n has whole vectors of columns, and from 64 columns on never a whole number of kilobytes
+// from row to row, which would use few sets of the first cache.
+template <class T>
+struct Padded {
+  int64_t rows, width, stride;
+  FASTPARAM_INLINE Padded(int64_t n, int64_t lanes)
+      : rows((n + kRowMultiple - 1) / kRowMultiple * kRowMultiple),
+        width((rows + lanes - 1) / lanes * lanes),
+        stride(width > 64 ? width + 16 : width) {}
+};
+
+// No less than the stride of a padded matrix of order n, whatever the lanes.
+inline int64_t largest_stride(int64_t n) { return (n + 15) / 16 * 16 + 16; }
+
+template <class T>
+struct Square {
+  T* S;
+  int64_t rows, width, stride;
+
+  FASTPARAM_INLINE T* row(int64_t i) const { return S + i * stride; }
+};
+
+inline int64_t strips_of(int64_t width) { return (width + kStrip - 1) / kStrip; }
+
+template <class T>
+FASTPARAM_INLINE void copy_strip(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[i * kStrip + j] = from[i * stride + j];
+}
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,54 @@
+// Batches of matrices among threads, or the work of one matrix; and the work space of each.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+
+#include "../parallel.h"
+#include "denormals.h"
+#include "square.h"
+
+namespace fastparam::cpu {
+
+constexpr int64_t kParallelOrder =
+    192;  // orders from this on share the work of one matrix among threads; at 128 nothing is gained
+
+// The work space of a thread.
+class Scratch {
+  c10::DataPtr data_;
+
+ public:
+  explicit Scratch(int64_t bytes) : data_(c10::GetCPUAllocator()->allocate(bytes)) {}
+  template <class T = void>
+  T* get() const {
+    return static_cast<T*>(data_.get());
+  }
+};
+
+// Tasks of one matrix of order n, such as its strips, in order or among threads.
+template <class Body, class... A>
+void parallel_tasks(int64_t n, int64_t tasks, A... a) {
+  if (n < kParallelOrder) return run_simd<Body>(a..., int64_t(0), tasks);
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const FlushDenormals flush;
+    run_simd<Body>(a..., begin, end);
+  });
+}
+
+// Runs share(begin, end, scratch) over the batch: matrices among threads, or, of few large ones, the work of
+// each. Which it is changes no bit of a result.
+template <class Share>
+void over_batch(int64_t batch, int64_t n, int64_t scratch_bytes, const Share& share) {
+  if (n >= kParallelOrder && batch < 2 * at::get_num_threads()) {
+    at::parallel_for(0, at::get_num_threads(), 1,
+                     [](int64_t, int64_t) {});  // starts the threads before FlushDenormals
+    const Scratch scratch(scratch_bytes);
+    return share(0, batch, scratch.get());
+  }
+  at::parallel_for(0, batch, std::max<int64_t>(1, kGrain / (n * n * n)), [&](int64_t begin, int64_t end) {
+    const Scratch scratch(scratch_bytes);
+    share(begin, end, scratch.get());
+  });
+}
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,30 @@
+// Half types as float32, some matrices at a time. Outside of FlushDenormals: their small numbers are
+// converted from and to denormal ones.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastparam::cpu {
+
+constexpr int64_t kChunkBytes = 65536;  // of float32 at a time
+
+template <class T>
+void widen(const T* from, int64_t size, float* to) {
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<float>(from[i]);
+}
+template <class T>
+void narrow(const float* from, int64_t size, T* to) {
+  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<T>(from[i]);
+}
+
+// Matrices of so many elements that are converted together.
+inline int64_t chunk_of(int64_t elements) {
+  return std::max<int64_t>(1, kChunkBytes / (elements * static_cast<int64_t>(sizeof(float))) / 16 * 16);
+}
+
+inline int64_t aligned(int64_t elements) {
+  return (elements + 15) / 16 * 16;
+}  // what follows so many elements starts on a cache line
+
+}  // namespace fastparam::cpu

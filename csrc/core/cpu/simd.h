@@ -1,0 +1,154 @@
+// Runs a kernel body at the CPU's instruction level, and the vectors that bodies are written with.
+//
+//   struct Body { template <int Bytes> static FASTPARAM_INLINE void run(...); };   // Bytes: the width of a
+//   vector register run_simd<Body>(...);
+//
+// The level is torch's own, so ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses it. Everything a body calls
+// must be FASTPARAM_INLINE: what is called out of line, a lambda included, is compiled for the baseline.
+#pragma once
+
+#include <ATen/Version.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#define FASTPARAM_INLINE inline __attribute__((always_inline))
+
+namespace fastparam::cpu {
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__APPLE__)
+#define FASTPARAM_X86_LEVELS 1
+template <class Body, class... A>
+__attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))) auto run_v4(A... a) {
+  return Body::template run<64>(a...);
+}
+template <class Body, class... A>
+__attribute__((target("arch=x86-64-v3"))) auto run_v3(A... a) {
+  return Body::template run<32>(a...);
+}
+#endif
+
+// Bytes of a vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
+inline int vector_bytes() {
+  static const int bytes = [] {
+#ifdef FASTPARAM_X86_LEVELS
+    const std::string level = at::get_cpu_capability();
+    if (level == "AVX512") return 64;
+    if (level == "AVX2") return 32;
+#endif
+    return 16;
+  }();
+  return bytes;
+}
+
+template <class Body, class... A>
+auto run_simd(A... a) {
+#ifdef FASTPARAM_X86_LEVELS
+  if (vector_bytes() == 64) return run_v4<Body>(a...);
+  if (vector_bytes() == 32) return run_v3<Body>(a...);
+#endif
+  return Body::template run<16>(a...);
+}
+
+// ---- vectors of N elements (GCC and clang vector extensions)
+// ----------------------------------------------------------------
+
+template <class T, int N>
+struct VecOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using Vec = typename VecOf<T, N>::type;
+
+template <int Size>
+struct UIntOf;
+template <>
+struct UIntOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct UIntOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct UIntOf<8> {
+  using type = uint64_t;
+};
+
+template <class V>
+FASTPARAM_INLINE V load(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+template <class V>
+FASTPARAM_INLINE void store(void* p, const V& v) {
+  std::memcpy(p, &v, sizeof(V));
+}
+
+// Stores a vector of whole cache lines, aligned, without bringing them into the caches; a fence makes such
+// stores visible to others.
+template <class V>
+FASTPARAM_INLINE void store_past_caches(void* p, const V& v) {
+#ifdef __SSE2__
+  for (size_t i = 0; i < sizeof(V); i += 16)
+    __builtin_ia32_movntps(static_cast<float*>(p) + i / 4,
+                           load<Vec<float, 4>>(reinterpret_cast<const char*>(&v) + i));
+#else
+  store(p, v);
+#endif
+}
+FASTPARAM_INLINE void fence_past_caches() {
+#ifdef __SSE2__
+  __builtin_ia32_sfence();
+#endif
+}
+
+template <class To, class From>
+FASTPARAM_INLINE To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  return load<To>(&from);
+}
+
+// The elements at the given positions of a and b, counted through both.
+template <class T, int N>
+FASTPARAM_INLINE Vec<T, N> shuffle(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& positions) {
+#ifdef __clang__
+  Vec<T, N> y;
+  for (int i = 0; i < N; ++i) y[i] = positions[i] < N ? a[positions[i]] : b[positions[i] - N];
+  return y;
+#else
+  return __builtin_shuffle(a, b, positions);
+#endif
+}
+
+template <class T, int N, size_t... I>
+FASTPARAM_INLINE Vec<T, N> zip_from(const Vec<T, N>& a, const Vec<T, N>& b, int first,
+                                    std::index_sequence<I...>) {
+#ifdef __clang__
+  return first == 0 ? __builtin_shufflevector(a, b, static_cast<int>(I / 2 + I % 2 * N)...)
+                    : __builtin_shufflevector(a, b, static_cast<int>(N / 2 + I / 2 + I % 2 * N)...);
+#else
+  using Index = Vec<typename UIntOf<sizeof(T)>::type, N>;
+  return first == 0 ? __builtin_shuffle(a, b, Index{(I / 2 + I % 2 * N)...})
+                    : __builtin_shuffle(a, b, Index{(N / 2 + I / 2 + I % 2 * N)...});
+#endif
+}
+
+// An N x N tile in registers becomes its transpose: log2 N rounds in which rows r and r + N/2 are
+// interleaved.
+template <class T, int N>
+FASTPARAM_INLINE void transpose(Vec<T, N> (&row)[N]) {
+  for (int round = 1; round < N; round *= 2) {
+    Vec<T, N> next[N];
+    for (int r = 0; r < N / 2; ++r) {
+      next[2 * r] = zip_from<T, N>(row[r], row[r + N / 2], 0, std::make_index_sequence<N>());
+      next[2 * r + 1] = zip_from<T, N>(row[r], row[r + N / 2], 1, std::make_index_sequence<N>());
+    }
+    for (int r = 0; r < N; ++r) row[r] = next[r];
+  }
+}
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,106 @@
+// What the device headers share. Free of torch and of the CUDA runtime: nvcc compiles it, and g++ after
+// tests/simt/simt.h.
+#pragma once
+
+namespace fastparam::cuda {
+
+constexpr int kBlock = 256;  // threads of a block, at most
+
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
+constexpr int larger(int a, int b) { return a < b ? b : a; }
+
+// Numbers as unsigned integers of their size: what moves is copied bit for bit, what is negated is xor-ed,
+// only sums are computed.
+template <int Bytes>
+struct UIntOf;
+template <>
+struct UIntOf<1> {
+  using type = unsigned char;
+};
+template <>
+struct UIntOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct UIntOf<4> {
+  using type = unsigned;
+};
+template <>
+struct UIntOf<8> {
+  using type = unsigned long long;
+};
+template <class T>
+using BitsOf = typename UIntOf<sizeof(T)>::type;
+
+// The type in which sums are made: float for the 16-bit types.
+template <class T>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <class T>
+using acc_t = typename Accumulator<T>::type;
+
+template <class To, class From>
+__device__ __forceinline__ To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+// x + y of the bits of two T.
+template <class T>
+__device__ __forceinline__ BitsOf<T> sum(BitsOf<T> x, BitsOf<T> y) {
+  return bit_cast<BitsOf<T>>(
+      static_cast<T>(static_cast<acc_t<T>>(bit_cast<T>(x)) + static_cast<acc_t<T>>(bit_cast<T>(y))));
+}
+
+// V neighbours, moved in one access.
+template <class T, int V>
+struct Pack {
+  T v[V];
+};
+template <class T>
+constexpr int kWide = 16 / sizeof(T);  // neighbours in the widest access
+
+template <int Bytes>
+struct WordOf : UIntOf<Bytes> {};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+template <class T, int V>
+using Word = typename WordOf<sizeof(T) * V>::type;
+
+template <int V, class T>
+__device__ __forceinline__ Pack<T, V> load(const T* p) {
+  const Word<T, V> word = *reinterpret_cast<const Word<T, V>*>(p);
+  return bit_cast<Pack<T, V>>(word);
+}
+
+template <int V, class T>
+__device__ __forceinline__ void store(T* p, const Pack<T, V>& x) {
+  *reinterpret_cast<Word<T, V>*>(p) = bit_cast<Word<T, V>>(x);
+}
+
+// To global memory. Said in PTX, because the compiler splits a 16-byte store whose elements come from
+// different branches.
+template <int V, class T>
+__device__ __forceinline__ void store_global(T* p, const Pack<T, V>& x) {
+#ifdef __CUDACC__
+  if constexpr (sizeof(x) == 16) {
+    const uint4 w = bit_cast<uint4>(x);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(w.x),
+                 "r"(w.y), "r"(w.z), "r"(w.w)
+                 : "memory");
+    return;
+  }
+#endif
+  store<V>(p, x);
+}
+
+}  // namespace fastparam::cuda

@@ -1,0 +1,47 @@
+// The one place that decides between a kernel and the ATen expression of an op.
+//
+//   using OnCpu = Dispatch<check, expression, kernel>;   m.impl(name, &OnCpu::run)
+//   m.impl(name, &Dispatch<check, expression>::run)      every device without kernels
+//
+// `check` has the arguments of the op and returns nothing; it is the shape rule that Meta calls, too.
+#pragma once
+
+#include "shapes.h"
+
+namespace fastparam {
+
+// What runs without kernels of ours says so once a process, and names the remedy.
+inline void warn_no_kernel(const Tensor& X) {
+  if (X.is_complex()) {
+    TORCH_WARN_ONCE(
+        "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same "
+        "result; real dtypes run the "
+        "kernels");
+  } else if (X.is_cuda()) {
+    TORCH_WARN_ONCE(
+        "fastparam: this build has no CUDA kernels, CUDA tensors run as plain PyTorch expressions, with the "
+        "same result; "
+        "rebuild with `FASTPARAM_BUILD=cuda pip install --no-build-isolation --no-deps --force-reinstall "
+        "fastparam`");
+  } else {
+    TORCH_WARN_ONCE("fastparam: ", X.device().type(),
+                    " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA "
+                    "run the kernels");
+  }
+}
+
+template <auto check, auto expression, auto kernel = nullptr, class Check = decltype(check)>
+struct Dispatch;
+
+template <auto check, auto expression, auto kernel, class... Rest>
+struct Dispatch<check, expression, kernel, void (*)(const Tensor&, Rest...)> {
+  static Tensor run(const Tensor& X, Rest... rest) {
+    check(X, rest...);
+    if constexpr (kernel != nullptr)
+      if (!X.is_complex()) return kernel(X, rest...);
+    warn_no_kernel(X);
+    return expression(X, rest...);
+  }
+};
+
+}  // namespace fastparam

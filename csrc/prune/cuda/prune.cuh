@@ -1,0 +1,138 @@
+// masked_prune, pack_mask and unpack_mask as in prune.h. Elements are moved bit for bit; a pruned one is +0
+// whatever was under it.
+//
+// A thread moves several chunks of 16 bytes (V elements; one by one where rows or addresses do not allow it)
+// and asks for all of them before it writes any: 64 bytes under way a thread. V is at most 8, so a chunk's
+// packed mask lies in one byte, which neighbours share through L1. Where the mask lies in rows, its place is
+// found once a chunk by a division for each dimension beyond the first, in 32 bits where they suffice, and a
+// thread has fewer chunks: more divisions side by side do not fit the registers.
+#pragma once
+#include "../../core/cuda/common.cuh"
+
+namespace fastparam::cuda {
+
+template <bool InRows>
+constexpr int kItems = InRows ? 2 : 4;
+constexpr int kMaskDepth = 6;  // dimensions of a mask, its broadcast ones merged
+
+struct alignas(16) Sixteen {
+  unsigned long long v[2];
+};  // an element of complex128
+
+// X (dense) and Y, and the mask in dimensions, the last one first: strides in bits where it is packed, in
+// bytes else. The last one's is 1, or 0 where a row has one mask for all its elements.
+template <class T, class Index>
+struct Pruning {
+  const T* in;
+  T* out;
+  const unsigned char* mask;
+  Index count;
+  int depth;
+  Index size[kMaskDepth];
+  long long stride[kMaskDepth];
+
+  template <bool InRows>
+  __device__ __forceinline__ long long place(Index element) const {
+    if (!InRows) return static_cast<long long>(element) * stride[0];
+    long long found = 0;
+    for (int d = 0; d < depth; ++d) {
+      const Index above = element / size[d];
+      found += static_cast<long long>(element - above * size[d]) * stride[d];
+      element = above;
+    }
+    return found;
+  }
+};
+
+template <bool Packed>
+__device__ __forceinline__ unsigned kept_at(const unsigned char* mask, long long place) {
+  return Packed ? static_cast<unsigned>(mask[place >> 3]) >> (place & 7) : mask[place] ? ~0u : 0u;
+}
+
+// The masks of V elements, bit v for element v.
+template <int V, bool Packed, bool InRows, class T, class Index>
+__device__ __forceinline__ unsigned kept(const Pruning<T, Index>& p, Index element) {
+  const long long place = p.template place<InRows>(element);
+  if (Packed || V == 1 || p.stride[0] == 0) return kept_at<Packed>(p.mask, place);
+  const auto bytes = load<V>(p.mask + place);
+  unsigned bits = 0;
+#pragma unroll
+  for (int v = 0; v < V; ++v) bits |= static_cast<unsigned>(bytes.v[v] != 0) << v;
+  return bits;
+}
+
+template <class T, int V>
+__device__ __forceinline__ Pack<T, V> pruned(Pack<T, V> x, unsigned bits) {
+#pragma unroll
+  for (int v = 0; v < V; ++v)
+    if (!(bits >> v & 1)) x.v[v] = T{};
+  return x;
+}
+
+// V > 1 needs addresses of 16 bytes, and rows and strides that are multiples of V. Not InRows: the mask has
+// one dimension, and the last chunk may be cut. 4 blocks a processor: 64 KB under way, and registers for all
+// without spills.
+template <class T, int V, bool Packed, bool InRows, class Index>
+__global__ void __launch_bounds__(kBlock, 4) prune(const __grid_constant__ Pruning<T, Index> p) {
+  const Index first = (static_cast<Index>(blockIdx.x) * kBlock + threadIdx.x) * V,
+              step = static_cast<Index>(gridDim.x) * kBlock * V;
+  constexpr int kMine = kItems<InRows>;
+  Pack<T, V> x[kMine];
+  unsigned bits[kMine];
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const Index e = first + i * step;
+    if (e < p.count && p.count - e >= V) x[i] = load<V>(p.in + e);
+  }
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const Index e = first + i * step;
+    if (e < p.count && p.count - e >= V) bits[i] = kept<V, Packed, InRows>(p, e);
+  }
+#pragma unroll
+  for (int i = 0; i < kMine; ++i) {
+    const Index e = first + i * step;
+    if (e >= p.count) break;
+    if (p.count - e >= V) store_global<V>(p.out + e, pruned<T, V>(x[i], bits[i]));
+    else
+      for (Index k = e; k < p.count; ++k)
+        store<1>(p.out + k, pruned<T, 1>(load<1>(p.in + k),
+                                         kept_at<Packed>(p.mask, static_cast<long long>(k) * p.stride[0])));
+  }
+}
+
+// 8 bytes, each of them 0 or not, as 8 bits, and back: no two of the products' terms meet.
+constexpr unsigned long long kEach = 0x0101010101010101;
+__device__ __forceinline__ unsigned char bits_of_bytes(unsigned long long bytes) {
+  const unsigned long long some = ((bytes & 0x7F * kEach) + 0x7F * kEach) | bytes;
+  return static_cast<unsigned char>((some >> 7 & kEach) * 0x0102040810204080 >> 56);
+}
+__device__ __forceinline__ unsigned long long bytes_of_bits(unsigned char bits) {
+  return (((bits * kEach) & 0x8040201008040201) + 0x7F * kEach) >> 7 & kEach;
+}
+
+// A thread writes one byte of the packed mask. `wide`: the bools' address is a multiple of 8.
+static __global__ void __launch_bounds__(kBlock)
+    pack(const unsigned char* mask, unsigned char* packed, long long count, bool wide) {
+  const long long byte = static_cast<long long>(blockIdx.x) * kBlock + threadIdx.x, left = count - 8 * byte;
+  if (left <= 0) return;
+  unsigned long long bytes = 0;
+  if (wide && left >= 8) bytes = *reinterpret_cast<const unsigned long long*>(mask + 8 * byte);
+  else
+    for (int i = 0; i < 8 && i < left; ++i)
+      bytes |= static_cast<unsigned long long>(mask[8 * byte + i]) << 8 * i;
+  packed[byte] = bits_of_bytes(bytes);
+}
+
+// A thread reads one byte of the packed mask; the address of the bools is a multiple of 8.
+static __global__ void __launch_bounds__(kBlock)
+    unpack(const unsigned char* packed, unsigned char* mask, long long count) {
+  const long long byte = static_cast<long long>(blockIdx.x) * kBlock + threadIdx.x, left = count - 8 * byte;
+  if (left <= 0) return;
+  const unsigned long long bytes = bytes_of_bits(packed[byte]);
+  if (left >= 8) *reinterpret_cast<unsigned long long*>(mask + 8 * byte) = bytes;
+  else
+    for (int i = 0; i < left; ++i) mask[8 * byte + i] = static_cast<unsigned char>(bytes >> 8 * i);
+}
+
+}  // namespace fastparam::cuda

@@ -1,0 +1,50 @@
+// masked_prune(X, mask) = where(mask, X, 0): linear in X and its own adjoint; a pruned entry is +0 whatever
+// was under it. pack_mask and unpack_mask: a bool mask as one bit per element, and back. See prune.h for the
+// layout.
+#include "prune.h"
+
+#include "../core/fallback.h"
+#include "../ops.h"
+
+namespace fastparam {
+
+namespace {
+
+Tensor masked_prune_meta(const Tensor& X, const Tensor& mask) {
+  check_prune(X, mask);
+  return empty_like_contiguous(X);
+}
+
+Tensor pack_mask_meta(const Tensor& mask) {
+  check_pack(mask);
+  return empty_packed(mask);
+}
+
+Tensor unpack_mask_meta(const Tensor& packed, c10::SymIntArrayRef size) {
+  check_unpack(packed, size);
+  return empty_unpacked(packed, size);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fastparam, m) {
+  m.def("masked_prune(Tensor X, Tensor mask) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("pack_mask(Tensor mask) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("unpack_mask(Tensor packed, SymInt[] size) -> Tensor", {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
+  m.impl("masked_prune", &masked_prune_meta);
+  m.impl("pack_mask", &pack_mask_meta);
+  m.impl("unpack_mask", &unpack_mask_meta);
+}
+
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
+  m.impl("masked_prune", &Dispatch<check_prune, expression::masked_prune>::run);
+  m.impl("pack_mask", &Dispatch<check_pack, expression::pack_mask>::run);
+  m.impl("unpack_mask", &Dispatch<check_unpack, expression::unpack_mask>::run);
+}
+
+TORCH_LIBRARY_IMPL(fastparam, Autograd, m) { m.impl("masked_prune", &MaskedPrune::linear<MaskedPrune>); }
+
+}  // namespace fastparam

@@ -1,0 +1,38 @@
+// masked_prune, pack_mask and unpack_mask in ATen operations.
+#include "prune.h"
+
+namespace fastparam::expression {
+
+namespace {
+
+// The bits of a packed mask as bools, in a last dimension of `count`.
+Tensor bits_of(const Tensor& packed, const c10::SymInt& count) {
+  const Tensor places =
+      at::bitwise_left_shift(at::ones({8}, packed.options()), at::arange(8, packed.options()));
+  const Tensor bits = at::bitwise_and(packed.unsqueeze(-1), places).ne(0);
+  return bits.flatten(-2).slice_symint(-1, 0, count);
+}
+
+}  // namespace
+
+Tensor masked_prune(const Tensor& X, const Tensor& mask) {
+  Tensor keep = mask;
+  if (is_packed(mask))
+    keep = bits_of(mask, c10::multiply_integers(X.sym_sizes().slice(mask.dim() - 1)))
+               .reshape_symint(X.sym_sizes());
+  return at::where(keep, X, at::zeros({}, X.options().layout(at::kStrided))).contiguous();
+}
+
+Tensor pack_mask(const Tensor& mask) {
+  const auto bytes = (mask.sym_numel() + 7) / 8;
+  const Tensor bits =
+      at::constant_pad_nd_symint(mask.flatten().to(at::kByte), {0, bytes * 8 - mask.sym_numel()})
+          .view_symint({bytes, 8});
+  return at::bitwise_left_shift(bits, at::arange(8, bits.options())).sum(-1, /*keepdim=*/false, at::kByte);
+}
+
+Tensor unpack_mask(const Tensor& packed, c10::SymIntArrayRef size) {
+  return bits_of(packed, c10::multiply_integers(size)).reshape_symint(size).contiguous();
+}
+
+}  // namespace fastparam::expression

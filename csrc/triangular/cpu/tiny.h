@@ -1,0 +1,101 @@
+// Tiny matrices: the order is a constant and everything unrolls.
+#pragma once
+
+#include <numeric>
+
+#include "call.h"
+
+namespace fastparam::cpu {
+
+template <class T, int N, bool Adjoint, int Bytes>
+struct Tiny {
+  using Bits = BitsOf<T>;
+
+  // Vectors of kLanes elements run over the dense matrices one after the other; kPeriod of them are whole
+  // matrices again. The mirrored elements of one vector are chosen from two that begin kReach before it:
+  // registers of that kind exist from AVX2 on.
+  static constexpr int kElements = N * N, kLanes = sizeof(Bits) == 8 ? Bytes / 8 : Bytes / 4;
+  static constexpr int kPeriod = kElements / std::gcd(kElements, kLanes),
+                       kReach = kLanes % kElements == 0 ? 0 : (N - 1) * (N - 1);
+  static constexpr bool kByVector = Bytes >= 32 && N > 1 && 2 * kReach <= kLanes;
+  static constexpr int64_t kMatrices = kPeriod * kLanes / kElements, kWorthwhile = 4 * kMatrices;
+  using Row = Vec<Bits, kLanes>;
+
+  const TriangularMap<T> map;
+
+  template <bool Lower>
+  FASTPARAM_INLINE void by_element(int64_t begin, int64_t end) const {
+    for (int64_t b = begin; b < end; ++b) {
+      const Bits* x = map.in + b * map.batch_stride;
+      Bits* y = map.out + b * kElements;
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) {
+        y[i * N + i] = x[i * map.row_stride + i] & map.diagonal;
+#pragma GCC unroll 8
+        for (int j = i + 1; j < N; ++j) {
+          const int r = Lower ? j : i, c = Lower ? i : j;  // given
+          const Bits given = x[r * map.row_stride + c];
+          if constexpr (Adjoint) {
+            y[r * N + c] =
+                add<T, 1>(Vec<Bits, 1>{given},
+                          Vec<Bits, 1>{static_cast<Bits>(x[c * map.row_stride + r] ^ map.flip)})[0];
+            y[c * N + r] = 0;
+          } else {
+            y[r * N + c] = given;
+            y[c * N + r] = given ^ map.flip;
+          }
+        }
+      }
+    }
+  }
+
+  template <bool Lower>
+  FASTPARAM_INLINE void by_vector(int64_t begin, int64_t end) const {
+    Row mirror[kPeriod], given[kPeriod], diagonal[kPeriod];
+    for (int e = 0; e < kPeriod * kLanes; ++e) {
+      const int v = e / kLanes, lane = e % kLanes, i = e % kElements / N, j = e % kElements % N;
+      mirror[v][lane] = static_cast<Bits>(lane + kReach + (j - i) * (N - 1));
+      given[v][lane] = (Lower ? i > j : i < j) ? ~Bits(0) : 0;
+      diagonal[v][lane] = i == j ? ~Bits(0) : 0;
+    }
+    for (int64_t b = begin; b < end; b += kMatrices)
+      for (int v = 0; v < kPeriod; ++v) {
+        const int64_t at = b * kElements + v * kLanes;
+        const Row x = load<Row>(map.in + at), a = load<Row>(map.in + at - kReach);
+        const Row y =
+            (kReach == 0 ? shuffle<Bits, kLanes>(a, a, mirror[v])
+                         : shuffle<Bits, kLanes>(a, load<Row>(map.in + at - kReach + kLanes), mirror[v])) ^
+            map.flip;
+        Row value;
+        if constexpr (Adjoint) value = add<T, kLanes>(x, y) & given[v];
+        else value = (x & given[v]) | (y & ~given[v] & ~diagonal[v]);
+        store(map.out + at, value | (x & diagonal[v] & map.diagonal));
+      }
+  }
+
+  // The first and last matrices, and all where rows are not dense, by element.
+  template <bool Lower>
+  FASTPARAM_INLINE void run(int64_t begin, int64_t end) const {
+    const bool dense = map.row_stride == N && map.batch_stride == kElements;
+    if constexpr (kByVector)
+      if (dense && end - begin >= kWorthwhile) {
+        const int64_t first = begin + (kReach > 0),
+                      last = first + (end - 1 - first - (kReach > 0)) / kMatrices * kMatrices;
+        by_element<Lower>(begin, first);
+        by_vector<Lower>(first, last);
+        begin = last;
+      }
+    by_element<Lower>(begin, end);
+  }
+};
+
+template <class T, int N, bool Adjoint>
+struct TinyBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const TriangularMap<T>* map, int64_t begin, int64_t end) {
+    const Tiny<T, N, Adjoint, Bytes> tiny{*map};
+    map->lower ? tiny.template run<true>(begin, end) : tiny.template run<false>(begin, end);
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,60 @@
+// symmetric, skew and their adjoints on CPU: which path serves a call, and the registration.
+#include <ATen/EmptyTensor.h>
+#include <torch/library.h>
+
+#include "../../core/cpu/parallel.h"
+#include "../../core/fallback.h"
+#include "../triangular.h"
+#include "tiles.h"
+#include "tiny.h"
+
+namespace fastparam {
+namespace {
+
+using namespace fastparam::cpu;
+
+constexpr int kTiny = 7;  // orders up to this have a path of their own
+
+template <class T, bool Adjoint, int N = 1>
+void run(const TriangularMap<T>& map) {
+  if constexpr (N <= kTiny) {
+    if (map.n == N) parallel<TinyBody<T, N, Adjoint>>(map.batch, N * N, &map);
+    else run<T, Adjoint, N + 1>(map);
+  } else {
+    const int64_t tasks = run_simd<TilesTasks<T, Adjoint>>(&map);  // of a matrix
+    parallel<TilesBody<T, Adjoint>>(map.batch * tasks, map.n * map.n / tasks, &map);
+  }
+}
+
+template <class T, bool Adjoint>
+void run(const Matrices& X, Tensor& Y, bool skew, bool lower) {
+  using Bits = BitsOf<T>;
+  const Bits sign = Bits(1) << (8 * sizeof(T) - 1), all = static_cast<Bits>(~Bits(0));
+  run<T, Adjoint>(TriangularMap<T>{static_cast<const Bits*>(X.tensor.const_data_ptr()),
+                                   static_cast<Bits*>(Y.mutable_data_ptr()), X.batch, X.n, X.batch_stride,
+                                   X.row_stride, skew ? sign : Bits(0), skew ? Bits(0) : all, lower});
+}
+
+// Forward copies bits: one instance per size. The adjoint adds: one instance per type.
+template <bool Adjoint, bool Skew>
+Tensor map(const Tensor& X, bool lower) {
+  Tensor Y = at::detail::empty_cpu(
+      X.sizes(), X.options());  // as at::empty, less the dispatcher: a third of a small call
+  if (Y.numel() == 0) return Y;
+  const auto run_as = [&](auto zero) { run<decltype(zero), Adjoint>(Matrices(X), Y, Skew, lower); };
+  if constexpr (Adjoint) with_real_type(X.scalar_type(), run_as);
+  else with_bits(X, run_as);
+  return Y;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastparam, CPU, m) {
+  m.impl("symmetric", &Dispatch<check_symmetric, expression::symmetric, map<false, false>>::run);
+  m.impl("symmetric_adjoint",
+         &Dispatch<check_symmetric_adjoint, expression::symmetric_adjoint, map<true, false>>::run);
+  m.impl("skew", &Dispatch<check_skew, expression::skew, map<false, true>>::run);
+  m.impl("skew_adjoint", &Dispatch<check_skew_adjoint, expression::skew_adjoint, map<true, true>>::run);
+}
+
+}  // namespace fastparam

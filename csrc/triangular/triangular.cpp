@@ -1,0 +1,50 @@
+// symmetric, skew and their adjoints: linear maps of one tensor, each the derivative of the other.
+//   S(X) = triu(X) + triu(X, 1)^T      S*(G)_ij = G_ij + G_ji (i < j), G_ii, 0 (i > j)
+//   K(X) = triu(X, 1) - triu(X, 1)^T   K*(G)_ij = G_ij - G_ji (i < j), 0 else
+// With `lower` the other triangle is read, and the adjoints fill that one. Complex: plain transposes.
+#include "triangular.h"
+
+#include "../core/fallback.h"
+#include "../ops.h"
+
+namespace fastparam {
+
+namespace {
+
+template <void (*check)(const Tensor&, bool)>
+Tensor meta(const Tensor& X, bool lower) {
+  check(X, lower);
+  return empty_like_contiguous(X);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fastparam, m) {
+  m.def("symmetric(Tensor X, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("symmetric_adjoint(Tensor G, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("skew(Tensor X, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("skew_adjoint(Tensor G, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
+  m.impl("symmetric", &meta<check_symmetric>);
+  m.impl("symmetric_adjoint", &meta<check_symmetric_adjoint>);
+  m.impl("skew", &meta<check_skew>);
+  m.impl("skew_adjoint", &meta<check_skew_adjoint>);
+}
+
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
+  m.impl("symmetric", &Dispatch<check_symmetric, expression::symmetric>::run);
+  m.impl("symmetric_adjoint", &Dispatch<check_symmetric_adjoint, expression::symmetric_adjoint>::run);
+  m.impl("skew", &Dispatch<check_skew, expression::skew>::run);
+  m.impl("skew_adjoint", &Dispatch<check_skew_adjoint, expression::skew_adjoint>::run);
+}
+
+TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
+  m.impl("symmetric", &Symmetric::linear<SymmetricAdjoint>);
+  m.impl("symmetric_adjoint", &SymmetricAdjoint::linear<Symmetric>);
+  m.impl("skew", &Skew::linear<SkewAdjoint>);
+  m.impl("skew_adjoint", &SkewAdjoint::linear<Skew>);
+}
+
+}  // namespace fastparam

@@ -1,0 +1,139 @@
+"""The list of ops, and what every one of them gets from it: its function's entry and its batching rule.
+
+The self-check (``python -m fastparam``), :mod:`fastparam.functional` and the tests read the same list.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.overrides import has_torch_function_unary, has_torch_function_variadic
+
+from . import _C
+from ._arguments import check_flag, check_number, check_optional_tensor, check_sizes, check_tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op of the dispatcher. Its arguments and their defaults are those of its schema in C++."""
+
+    name: str
+    public: bool = False  # has a function of that name in fastparam.functional
+    leading_batch: bool = True  # the leading dimensions of every tensor are batch dimensions, and so vmap needs no rule of its own
+
+    @property
+    def overload(self) -> torch._ops.OpOverload:
+        overload: torch._ops.OpOverload = getattr(torch.ops.fastparam, self.name).default
+        return overload
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of the tensor arguments that the op cannot do without."""
+        return tuple(a.name for a in self.overload._schema.arguments if isinstance(a.type, torch.TensorType))
+
+
+OPS = (
+    Op("symmetric", public=True),
+    Op("symmetric_adjoint"),
+    Op("skew", public=True),
+    Op("skew_adjoint"),
+    Op("masked_prune", public=True, leading_batch=False),
+    Op("pack_mask", public=True, leading_batch=False),
+    Op("unpack_mask", public=True, leading_batch=False),
+    Op("cayley", public=True),
+    Op("cayley_backward"),
+    Op("skew_cayley", public=True),
+    Op("skew_cayley_backward"),
+    Op("skew_cayley_packed", public=True),
+    Op("skew_cayley_packed_backward"),
+    Op("stiefel_cayley", public=True),
+)
+
+
+# ---- the entry of a public function --------------------------------------------------------------------------
+
+_CHECKS = {
+    "Tensor": check_tensor,
+    "Tensor | None": check_optional_tensor,
+    "float": check_number,
+    "bool": check_flag,
+    "Sequence[int]": check_sizes,
+}
+
+# Eager calls go straight to C++, which saves Python's overload resolution. Whatever looks at calls (a compiler, a subclass, a mode) gets the
+# op of the dispatcher, and so do arguments that pybind11 refuses, in many lines: they are checked, one sentence each, and numbers of numpy
+# become Python's.
+_ENTRY = """
+def make(check, direct, overload, is_compiling, has_torch_function):
+    def {name}({signature}):
+        if is_compiling() or has_torch_function({tensors}){flags}:
+            return overload(*check({arguments}))
+        try:
+            return direct({arguments})
+        except (TypeError, NotImplementedError):
+            return overload(*check({arguments}))
+    return {name}
+"""
+
+
+def entry(function: F) -> F:
+    """Returns the function that calls the op of this name; the decorated one gives its signature and its words."""
+    name = function.__name__
+    parameters = inspect.signature(function).parameters.values()
+    tensors = [p.name for p in parameters if "Tensor" in p.annotation]
+    checks = [(p.name, _CHECKS[p.annotation]) for p in parameters]
+
+    def check(*values: Any) -> list[Any]:
+        return [checked(name, argument, value) for (argument, checked), value in zip(checks, values, strict=True)]
+
+    source = _ENTRY.format(
+        name=name,
+        signature=", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters),
+        arguments=", ".join(p.name for p in parameters),
+        tensors=", ".join(tensors),
+        flags="".join(f" or ({p.name} is not False and {p.name} is not True)" for p in parameters if p.annotation == "bool"),
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(source, f"<entry of {name}>", "exec"), scope)
+    has_torch_function = has_torch_function_unary if len(tensors) == 1 else has_torch_function_variadic
+    made: F = scope["make"](check, getattr(_C, name), getattr(torch.ops.fastparam, name).default, is_compiling, has_torch_function)
+    for attribute in ("__module__", "__qualname__", "__doc__", "__annotations__", "__wrapped__"):
+        setattr(made, attribute, getattr(function, attribute, function))
+    return made
+
+
+# ---- batching rules ------------------------------------------------------------------------------------------
+
+
+def _one(arg: Any, dim: int | None) -> Any:
+    """An argument as one example sees it, without data."""
+    if not isinstance(arg, Tensor):
+        return arg
+    return arg.new_empty([size for d, size in enumerate(arg.shape) if d != dim], device="meta")
+
+
+def _register_vmap(op: torch._ops.OpOverload) -> None:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        def front(arg: Any, dim: int | None) -> Any:
+            if not isinstance(arg, Tensor):
+                return arg
+            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+
+        if any(dim is not None and arg.dim() < 3 for arg, dim in zip(args, in_dims, strict=True)):
+            op(*map(_one, args, in_dims))  # raises where an example is a vector, though the batch of them is a matrix
+        return op(*map(front, args, in_dims)), 0
+
+    torch.library.register_vmap(op, rule)
+
+
+for _op in OPS:
+    if _op.leading_batch:
+        _register_vmap(_op.overload)

@@ -1,0 +1,29 @@
+"""Verbs with the signatures of ``torch.nn.utils.parametrizations`` and ``torch.nn.utils.prune``, and geotorch's for linear maps."""
+
+from .orthogonal import orthogonal, skew, symmetric
+from .prune import (
+    custom_from_mask,
+    from_torch,
+    global_unstructured,
+    is_pruned,
+    l1_unstructured,
+    ln_structured,
+    random_structured,
+    random_unstructured,
+    remove,
+)
+
+__all__ = [
+    "custom_from_mask",
+    "from_torch",
+    "global_unstructured",
+    "is_pruned",
+    "l1_unstructured",
+    "ln_structured",
+    "orthogonal",
+    "random_structured",
+    "random_unstructured",
+    "remove",
+    "skew",
+    "symmetric",
+]

@@ -1,0 +1,162 @@
+"""torch.export, AOTInductor, torch.fx, make_fx, torch.jit.trace: programs that leave the process they were written in."""
+
+import pytest
+import torch
+from table import F64, every, every_public, python
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import fastparam
+from fastparam import _reference as reference
+
+pytestmark = pytest.mark.usefixtures("dynamo")
+
+
+class Apply(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, *ts):
+        return self.f(*ts) * 2
+
+
+class Both(nn.Module):
+    def forward(self, X):
+        return fastparam.functional.skew(X) + fastparam.functional.symmetric(X, lower=True)
+
+
+def both(X):
+    return reference.skew(X) + reference.symmetric(X, lower=True)
+
+
+def targets(graph):
+    return {str(node.target) for node in graph.nodes}
+
+
+@every
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_export(case, strict):
+    ts = case.inputs(grad=False)
+    model = Apply(case.bind(case.entry))
+    program = torch.export.export(model, ts, strict=strict)
+    assert f"fastparam.{case.word}.default" in targets(program.graph)
+    torch.testing.assert_close(program.module()(*ts), model(*ts))
+    lowered = program.run_decompositions()
+    assert f"fastparam.{case.word}.default" in targets(lowered.graph)
+    torch.testing.assert_close(lowered.module()(*ts), model(*ts))
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_export_dynamic_save_load(tmp_path, strict):
+    n, b = torch.export.Dim("n", min=2, max=64), torch.export.Dim("b", min=2, max=8)
+    program = torch.export.export(Both(), (torch.randn(3, 4, 4),), dynamic_shapes=({0: b, 1: n, 2: n},), strict=strict)
+    torch.export.save(program, tmp_path / "both.pt2")
+    loaded = torch.export.load(tmp_path / "both.pt2").module()
+    for shape in [(3, 4, 4), (2, 2, 2), (5, 17, 17), (8, 64, 64)]:
+        X = torch.randn(shape)
+        assert torch.equal(loaded(X), both(X))
+    with pytest.raises((ValueError, RuntimeError, AssertionError)):
+        loaded(torch.randn(3, 4, 5))
+
+
+def test_export_learns_that_the_matrix_is_square():
+    """The shape check makes the two sizes one; asking for two different ones is refused when the program is made."""
+    n, m = torch.export.Dim("n", min=2, max=64), torch.export.Dim("m", min=2, max=64)
+    with pytest.raises(Exception, match="Constraints violated"):
+        torch.export.export(Both(), (torch.randn(4, 4),), dynamic_shapes=({0: n, 1: m},))
+    auto = torch.export.export(Both(), (torch.randn(4, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},))
+    X = torch.randn(9, 9)
+    assert torch.equal(auto.module()(X), both(X))
+
+
+def test_export_for_training():
+    """The exported graph is differentiable, and a joint graph holds the adjoints."""
+    program = torch.export.export(Both(), (torch.randn(4, 4, dtype=F64),))
+    X = torch.randn(4, 4, dtype=F64, requires_grad=True)
+    ours, theirs = (f(X).pow(3).sum() for f in (program.module(), both))
+    torch.testing.assert_close(torch.autograd.grad(ours, X), torch.autograd.grad(theirs, X))
+
+
+@pytest.mark.slow
+def test_aot_inductor(tmp_path):
+    """A package compiled ahead of time runs here, and in a process that only loads it."""
+    n = torch.export.Dim("n", min=2, max=64)
+    program = torch.export.export(Both(), (torch.randn(4, 4),), dynamic_shapes=({0: n, 1: n},))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "both.pt2"))
+    loaded = torch._inductor.aoti_load_package(path)
+    for order in (4, 9, 33):
+        X = torch.randn(order, order)
+        assert torch.equal(loaded(X), both(X))
+    source = f"""
+import torch, fastparam
+from fastparam import _reference as r
+X = torch.randn(17, 17)
+assert torch.equal(torch._inductor.aoti_load_package({path!r})(X), r.skew(X) + r.symmetric(X, lower=True))
+print("same")
+"""
+    done = python(source)
+    assert done.stdout.strip() == "same", done.stderr
+
+
+@every
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_make_fx(case, mode):
+    ts = case.inputs(grad=False)
+    f = case.bind(case.entry)
+    graph = make_fx(f, tracing_mode=mode, _allow_non_fake_inputs=True)(*ts)
+    assert f"fastparam.{case.word}.default" in targets(graph.graph)
+    case.check(graph(*ts), case.bind(case.reference)(*ts))
+    if mode == "symbolic" and not case.static:
+        ts = case.inputs(n=9, grad=False)
+        case.check(graph(*ts), case.bind(case.reference)(*ts))
+
+
+@every
+def test_make_fx_of_gradients(case):
+    ts = case.inputs(grad=False)
+    f = torch.func.grad(lambda *ts: (case.bind(case.entry)(*ts) ** 3).sum())
+    torch.testing.assert_close(make_fx(f)(*ts)(*ts), f(*ts))
+    g = make_fx(torch.func.functionalize(case.bind(case.entry)))(*ts)
+    case.check(g(*ts), case.bind(case.reference)(*ts))
+
+
+@every_public
+def test_fx_symbolic_trace(case):
+    if case.tensors != 1:
+        pytest.skip("symbolic_trace wants a fixed number of arguments")
+    X = case.inputs(grad=False)[0]
+    f, others = case.public, case.arguments(X)
+    graph = torch.fx.symbolic_trace(lambda X: f(X, *others) + 1)
+    assert any(case.word in target for target in targets(graph.graph))
+    case.check(graph(X), f(X, *others) + 1)
+
+
+@every_public
+def test_jit_trace(case, tmp_path):
+    ts = case.inputs(grad=False)
+    traced = torch.jit.trace(case.bind(case.public), ts)
+    assert f"fastparam::{case.word}" in str(traced.graph)
+    case.check(traced(*ts), case.bind(case.reference)(*ts))
+    if not any(callable(a) for a in case.others):
+        ts = case.inputs(n=5, grad=False)
+        case.check(traced(*ts), case.bind(case.reference)(*ts))
+
+
+@every
+def test_fake_tensors(case):
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for dtype in (torch.float32, torch.bfloat16, torch.complex64):
+        with FakeTensorMode() as mode:
+            ts = tuple(mode.from_tensor(x.mT) for x in case.inputs(2, n=5, dtype=dtype, grad=False))
+            Y = case.bind(case.op)(*ts)
+        assert Y.shape == (2, 5, 5) and Y.dtype == dtype and Y.is_contiguous() and Y.device.type == "cpu"
+
+
+def test_tracing_mode_of_a_parametrized_layer():
+    layer = nn.Linear(4, 4)
+    nn.utils.parametrize.register_parametrization(layer, "weight", fastparam.Skew())
+    v = torch.randn(2, 4)
+    graph = make_fx(lambda v: layer(v), tracing_mode="fake", _allow_non_fake_inputs=True)(v)
+    torch.testing.assert_close(graph(v), layer(v))

@@ -1,0 +1,117 @@
+"""Random shapes, layouts and dtypes against the reference."""
+
+import pytest
+import torch
+from table import CASES, COMPLEX, F64, REAL, bits
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+cpu = settings(
+    max_examples=250,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@st.composite
+def layouts(draw, dtypes):
+    """Tensors of shape (..., n, n) with any strides: sliced, permuted, expanded, negated views of fresh storage."""
+    n = draw(st.integers(0, 40) | st.sampled_from([64, 65, 100, 129]))
+    batch = draw(st.lists(st.integers(0, 4), max_size=3)) if n < 64 else draw(st.lists(st.integers(1, 2), max_size=1))
+    shape = [*batch, n, n]
+    dims = len(shape)
+    order = draw(st.permutations(range(dims)))  # of the dimensions in memory
+    steps = [draw(st.sampled_from([1, 1, 1, 2, 3])) for _ in shape]
+    starts = [draw(st.integers(0, 3)) for _ in shape]
+    ends = [draw(st.integers(0, 2)) for _ in shape]
+    expanded = [draw(st.integers(0, 5)) == 0 for _ in shape]
+    stored = [1 if e else a + s * k + b for e, a, s, k, b in zip(expanded, starts, steps, shape, ends, strict=True)]
+    dtype = draw(st.sampled_from(dtypes))
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+    X = torch.randn([stored[d] for d in order], dtype=dtype).permute([order.index(d) for d in range(dims)])
+    index = tuple(slice(None) if e else slice(a, a + s * k, s) for e, a, s, k in zip(expanded, starts, steps, shape, strict=True))
+    X = X[index].expand(shape)
+    if draw(st.booleans()) and draw(st.booleans()):
+        X = torch._neg_view(X)
+    if dtype.is_complex and draw(st.booleans()):
+        X = X.conj()
+    assert list(X.shape) == shape
+    return X
+
+
+@st.composite
+def windows(draw, dtypes):
+    """Any as_strided view with strides that may coincide, be zero or run into each other."""
+    n = draw(st.integers(1, 36))
+    shape = [*draw(st.lists(st.integers(1, 3), max_size=2)), n, n]
+    strides = [draw(st.integers(0, 3) | st.integers(n, n + 3) | st.integers(n * n, n * n + 2)) for _ in shape]
+    offset = draw(st.integers(0, 5))
+    size = offset + 1 + sum((k - 1) * s for k, s in zip(shape, strides, strict=True))
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+    return torch.randn(size, dtype=draw(st.sampled_from(dtypes))).as_strided(shape, strides, offset)
+
+
+def compare(case, X):
+    ts = (X, *(torch.randn_like(X) for _ in range(case.tensors - 1)))
+    before = [t.clone() for t in ts]
+    f = case.bind(case.op)
+    Y = f(*ts)
+    assert Y.is_contiguous() and Y.shape == X.shape and Y.dtype == X.dtype
+    case.check_values(lambda f, *ts: f(*ts), ts)
+    assert all(torch.equal(t, b) for t, b in zip(ts, before, strict=True)), "an input was written"
+    if case.linear:
+        assert torch.equal(bits(Y), bits(f(*(t.contiguous() for t in ts)))), "the bits depend on the strides"
+
+
+@cpu
+@given(X=layouts(REAL), case=st.sampled_from(CASES))
+def test_layouts(X, case):
+    compare(case, X)
+
+
+@cpu
+@given(X=windows(REAL), case=st.sampled_from(CASES))
+def test_windows(X, case):
+    compare(case, X)
+
+
+@settings(cpu, max_examples=100)
+@given(X=layouts(COMPLEX) | windows(COMPLEX), case=st.sampled_from(CASES))
+def test_complex(X, case):
+    compare(case, X)
+
+
+@settings(cpu, max_examples=100)
+@given(X=layouts([F64]), V=st.integers(0, 2**16), case=st.sampled_from(CASES))
+def test_derivatives(X, V, case):
+    torch.manual_seed(V)
+    ts = (X.clone().requires_grad_(), *(torch.randn_like(X, requires_grad=True) for _ in range(case.tensors - 1)))
+    ours, theirs = case.bind(case.op), case.bind(case.reference)
+    close = {} if case.linear else {"rtol": 1e-5, "atol": 1e-5}
+    gradients = [torch.autograd.grad((f(*ts) ** 3).sum(), ts) for f in (ours, theirs)]
+    torch.testing.assert_close(*gradients, **close)
+    plain = tuple(t.detach() for t in ts)
+    tangents = [torch.func.jvp(f, plain, tuple(t.mT for t in plain))[1] for f in (ours, theirs)]
+    torch.testing.assert_close(*tangents, **close)
+
+
+@settings(cpu, max_examples=100)
+@given(X=layouts(REAL), data=st.data(), case=st.sampled_from([case for case in CASES if case.public]))
+def test_vmap(X, data, case):
+    if X.dim() < 3:
+        return
+    dim = data.draw(st.integers(0, X.dim() - 1))
+    ts = (X.movedim(0, dim),) * case.tensors
+    ours, theirs = (torch.vmap(case.bind(f), in_dims=dim)(*ts) for f in (case.public, case.reference))
+    case.check(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 257, 257), (100, 64, 64), (4097, 3, 3), (1, 1025, 1025)], ids=str)
+def test_large(shape):
+    """Sizes at which work is divided, at every dtype and from transposed memory."""
+    for dtype in REAL:
+        for case in CASES:
+            compare(case, torch.randn(shape, dtype=dtype))
+        compare(CASES[0], torch.randn(shape, dtype=dtype).mT)

@@ -1,0 +1,298 @@
+"""The table of ops, and of the modules built on them: a new op is one entry here, and every check of the suite covers it."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastparam
+from fastparam import _reference as reference
+
+ops = torch.ops.fastparam
+F64 = torch.float64
+REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+COMPLEX = (torch.complex64, torch.complex128)
+SIZES = (0, 1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 100)
+BATCHES = ((), (1,), (3,), (2, 3))
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def as_tuple(X: Any) -> tuple[Any, ...]:
+    return X if isinstance(X, tuple) else (X,)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op that takes ``tensors`` square matrices (each with leading batch dimensions) and then ``others``.
+
+    An op of other shapes is wrapped into one of square matrices, by ``before`` and ``after``.
+    """
+
+    name: str
+    op: torch._ops.OpOverload
+    reference: Callable[..., Tensor]
+    tensors: int = 1  # the first arguments, all differentiable
+    others: tuple[Any, ...] = ()  # the arguments after them; a function makes one from (shape, device), by calls that can be traced
+    public: Callable[..., Tensor] | None = None
+    saved: int = 0  # tensors kept for backward
+    linear: bool = True  # no entry is rounded more often than in the reference: values are compared bit for bit
+    square: bool = True  # wants square matrices, and says so with the sentence that all such ops share
+    argument: str = "X"  # the tensor that this sentence names
+    before: Callable[[Tensor], Tensor] = lambda X: X  # from a square matrix to what the op takes, a view where it can be
+    after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
+    smallest: int = 0  # order of the matrices it can give
+    static: bool = False  # symbolic sizes become constants of a graph
+
+    @property
+    def word(self) -> str:
+        return self.op.name().split("::")[1]
+
+    @property
+    def entry(self) -> Callable[..., Tensor]:
+        return self.public or self.op
+
+    def arguments(self, X: Tensor) -> tuple[Any, ...]:
+        """The arguments after the tensors, for tensors like X."""
+        return tuple(a(X.shape, X.device) if callable(a) else a for a in self.others)
+
+    def prepared(self, *tensors: Tensor) -> tuple[Any, ...]:
+        """All arguments of the op, from square matrices."""
+        return (*map(self.before, tensors), *self.arguments(tensors[0]))
+
+    def bind(self, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """f as a function of the tensors alone."""
+        return lambda *tensors: self.after(f(*self.prepared(*tensors)), tensors[0].shape[-1])
+
+    def inputs(self, *batch: int, n: int = 3, dtype=F64, device: str = "cpu", grad: bool = True) -> tuple[Tensor, ...]:
+        return tuple(torch.randn(*batch, n, n, dtype=dtype, device=device, requires_grad=grad) for _ in range(self.tensors))
+
+    def check(self, actual: Any, expected: Any) -> None:
+        """Values as the reference's: bit for bit (but for the sign of zero and the payload of NaN) where the op is linear."""
+        exact = {"rtol": 0, "atol": 0} if self.linear else {}
+        torch.testing.assert_close(actual, expected, equal_nan=True, **exact)
+
+    def check_values(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> None:
+        """f(op, *X) as f(reference, *X): where the op is not linear no less accurate, in float64, than twice the reference's error."""
+        actual, eager = f(self.bind(self.op), *X), f(self.bind(self.reference), *X)
+        if self.linear:
+            return self.check(actual, eager)
+        wide = [x.detach().to(torch.promote_types(x.dtype, F64)).requires_grad_(x.requires_grad) for x in X]
+        exact = f(self.bind(self.reference), *wide)
+        for y, e, truth in zip(*map(as_tuple, (actual, eager, exact)), strict=True):
+            if y.numel():
+                floor = 8 * y.shape[-1] ** 0.5 * torch.finfo(y.dtype).eps * max(1, truth.abs().max())
+                assert (y - truth).abs().max() <= 2 * (e - truth).abs().max() + floor
+
+
+def _triangular() -> list[Case]:
+    cases = []
+    for name, argument in (("symmetric", "X"), ("symmetric_adjoint", "G"), ("skew", "X"), ("skew_adjoint", "G")):
+        for lower in (False, True):
+            cases.append(
+                Case(
+                    name=f"{name}-{'lower' if lower else 'upper'}",
+                    op=getattr(ops, name).default,
+                    reference=getattr(reference, name),
+                    others=(lower,),
+                    public=getattr(fastparam.functional, name, None),
+                    argument=argument,
+                )
+            )
+    return cases
+
+
+def mask(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """A bool mask, the same at every call, that drops about a third; without a random number, which vmap would refuse."""
+    return (torch.arange(math.prod(shape), device=device) * 7919 % 257 % 3 > 0).view(shape)
+
+
+def signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Signs for the columns of square matrices of this shape, the same at every call: +-1, and a 0, which counts as positive."""
+    count = torch.arange(math.prod(shape[:-1]), device=device)
+    return (count * 7919 % 257 % 3 - 1.0).view(shape[:-1])
+
+
+def half(n: int) -> int:
+    return (n + 1) // 2
+
+
+def half_signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    return signs((*shape[:-2], half(shape[-1]), 1), device)
+
+
+MASKS = {
+    "bool": mask,
+    "row": lambda shape, device: mask((*(1 for _ in shape[:-1]), shape[-1]), device),
+    "column": lambda shape, device: mask((*shape[:-1], 1), device),
+    "packed": lambda shape, device: reference.pack_mask(mask(shape, device)),
+}
+
+
+def _prune() -> list[Case]:
+    return [
+        Case(
+            name=f"masked_prune-{kind}",
+            op=ops.masked_prune.default,
+            reference=reference.masked_prune,
+            others=(made,),
+            public=fastparam.functional.masked_prune,
+            saved=1,
+            square=False,
+        )
+        for kind, made in MASKS.items()
+    ]
+
+
+def _packed(X: Tensor) -> Tensor:
+    n = X.shape[-1]
+    return X.flatten(-2)[..., : n * (n - 1) // 2]
+
+
+def _cayley() -> list[Case]:
+    functional = fastparam.functional
+
+    def case(name: str, word: str, *others: Any, **more: Any) -> Case:
+        made = {"saved": 1, **more}
+        return Case(
+            name=name,
+            op=getattr(ops, word).default,
+            reference=getattr(reference, word),
+            others=others,
+            public=getattr(functional, word, None),
+            linear=False,
+            **made,
+        )
+
+    def pair(name: str, word: str, *others: Any, **more: Any) -> list[Case]:
+        saved = more.get("saved", 1) + 1
+        backward = case(f"{name}_backward", f"{word}_backward", *others, tensors=2, saved=saved, argument="Q")
+        return [case(name, word, *others, **more), backward]
+
+    packed = {"square": False, "static": True, "smallest": 1}
+    return [
+        case("cayley-whole", "cayley", 0.03, None, argument="A"),  # so that the largest matrices of the tests are well conditioned
+        *pair("cayley-skew", "cayley", 0.5, signs, saved=2, argument="A", before=lambda X: X - X.mT, square=False),
+        *pair("skew_cayley-upper", "skew_cayley", 1.0, False, None),
+        *pair("skew_cayley-lower", "skew_cayley", -0.5, True, signs, saved=2),
+        case(
+            "skew_cayley_packed",
+            "skew_cayley_packed",
+            1.0,
+            before=_packed,
+            after=lambda Q, n: Q if n else Q[..., :0, :0],
+            argument="v",
+            **packed,
+        ),
+        case(
+            "skew_cayley_packed_backward",
+            "skew_cayley_packed_backward",
+            0.5,
+            tensors=2,
+            saved=2,
+            after=lambda v, n: nn.functional.pad(v, (0, n * n - v.shape[-1])).unflatten(-1, (n, n)),
+            **packed,
+        ),
+        case(
+            "stiefel_cayley-tall",
+            "stiefel_cayley",
+            -0.5,
+            True,
+            None,
+            saved=2,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1])],
+            after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+        ),
+        case(
+            "stiefel_cayley-wide",
+            "stiefel_cayley",
+            1.0,
+            False,
+            half_signs,
+            saved=3,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1]), :],
+            after=lambda Q, n: nn.functional.pad(Q, (0, 0, 0, n - Q.shape[-2])),
+        ),
+    ]
+
+
+CASES = [*_triangular(), *_prune(), *_cayley()]
+NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune.py
+
+every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)
+every_public = pytest.mark.parametrize("case", [case for case in CASES if case.public], ids=lambda case: case.name)
+
+
+# ---- modules: ours, and those of the tutorial that they replace ----
+
+
+class EagerTriangular(nn.Module):
+    def __init__(self, lower: bool = False) -> None:
+        super().__init__()
+        self.lower = lower
+
+
+class EagerSymmetric(EagerTriangular):
+    def forward(self, X: Tensor) -> Tensor:
+        return X.tril() + X.tril(-1).transpose(-1, -2) if self.lower else X.triu() + X.triu(1).transpose(-1, -2)
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        return A.tril() if self.lower else A.triu()
+
+
+class EagerSkew(EagerTriangular):
+    def forward(self, X: Tensor) -> Tensor:
+        A = X.tril(-1) if self.lower else X.triu(1)
+        return A - A.transpose(-1, -2)
+
+    def right_inverse(self, A: Tensor) -> Tensor:
+        return A.tril(-1) if self.lower else A.triu(1)
+
+
+@dataclass(frozen=True)
+class ModuleCase:
+    """A module, the eager one with the same checkpoints, and the op that it applies."""
+
+    name: str
+    ours: Callable[[], nn.Module]
+    eager: Callable[[], nn.Module]
+    word: str
+    sign: float  # the transposed weight is sign * weight
+
+
+MODULES = [
+    ModuleCase("Symmetric", fastparam.Symmetric, EagerSymmetric, "symmetric", 1.0),
+    ModuleCase("Symmetric-lower", lambda: fastparam.Symmetric(lower=True), lambda: EagerSymmetric(lower=True), "symmetric", 1.0),
+    ModuleCase("Skew", fastparam.Skew, EagerSkew, "skew", -1.0),
+    ModuleCase("Skew-lower", lambda: fastparam.Skew(lower=True), lambda: EagerSkew(lower=True), "skew", -1.0),
+]
+
+every_module = pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
+
+
+# ---- helpers ----
+
+
+def bits(X: Tensor) -> Tensor:
+    """The tensor as integers: signed zeros and NaN payloads count."""
+    X = torch.view_as_real(X.resolve_conj()) if X.is_complex() else X.resolve_neg()
+    return X.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[X.element_size()])
+
+
+def python(source: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the source in a fresh interpreter that finds fastparam and this folder; its output is in stdout and stderr."""
+    paths = [str(Path(fastparam.__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
+    return subprocess.run([sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=timeout)

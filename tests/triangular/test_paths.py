@@ -1,0 +1,130 @@
+"""Every path of the CPU kernels of symmetric, skew and their adjoints: which one is taken depends on order, batch, layout and size."""
+
+import pytest
+import torch
+from table import REAL, bits, ops, python
+from test_triangular import any_bits, same
+
+from fastparam import _reference as reference
+
+every_word = pytest.mark.parametrize("word", ["symmetric", "symmetric_adjoint", "skew", "skew_adjoint"])
+both = pytest.mark.parametrize("lower", [False, True], ids=["upper", "lower"])
+every_dtype = pytest.mark.parametrize("dtype", REAL, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+def check(word, lower, X):
+    Y = getattr(ops, word)(X, lower)
+    same(Y, getattr(reference, word)(X, lower))
+    return Y
+
+
+@both
+@every_word
+@every_dtype
+def test_batches_of_tiny_matrices(word, lower, dtype):
+    """Orders to 8, in batches of every size around those that vectors divide; numbers of every kind, so that none leaks into another."""
+    for n in range(1, 10):
+        for batch in (*range(1, 36), 63, 64, 65, 127, 128, 129, 1001):
+            check(word, lower, any_bits(batch, n, n, dtype=dtype))
+        for batch in (5, 40, 301):
+            X = any_bits(batch, n, n + 3, dtype=dtype)
+            check(word, lower, X[..., 2 : n + 2])
+            check(word, lower, any_bits(batch, n, n, dtype=dtype).mT)
+            check(word, lower, any_bits(2 * batch, n, n, dtype=dtype)[::2])
+            check(word, lower, any_bits(batch * n * n + 1, dtype=dtype)[1:].view(batch, n, n))
+            check(word, lower, any_bits(n, n, dtype=dtype).expand(batch, n, n))
+
+
+@both
+@every_word
+@every_dtype
+def test_every_order(word, lower, dtype):
+    for n in range(9, 140):
+        X = any_bits(2, n, n, dtype=dtype)
+        check(word, lower, X)
+
+
+@both
+@every_word
+@every_dtype
+def test_rows_whole_pages_apart(word, lower, dtype):
+    """Rows that share one cache set are treated apart; so are those of a window of such a matrix."""
+    row = 4096 // torch.empty((), dtype=dtype).element_size()
+    for n in (row, 2 * row) if dtype == torch.float64 else (row,):
+        X = any_bits(n, n, dtype=dtype)
+        Y = check(word, lower, X)
+        assert torch.equal(bits(check(word, lower, X.mT.contiguous().mT)), bits(Y))
+    wide = any_bits(2, row, row + 5, dtype=dtype)
+    check(word, lower, wide[:1, :, 3 : row + 3])
+    check(word, lower, any_bits(row, 2 * row, dtype=dtype)[:500, 7:507])
+
+
+@both
+@every_word
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_large_outputs(word, lower, dtype):
+    """Outputs that are larger than the caches are written past them: one matrix, a batch, a batch of tiny ones."""
+    elements = (13 << 20) // torch.empty((), dtype=dtype).element_size()
+    for n in (5, 8, 64, 201, 256):
+        check(word, lower, torch.randn(elements // n**2 + 1, n, n, dtype=dtype))
+    n = int(elements**0.5)
+    for order in (n + 1, -(-n // 256) * 256):
+        check(word, lower, torch.randn(order, order, dtype=dtype))
+
+
+@every_word
+def test_threads_share_a_batch_anywhere(word):
+    """Chunks begin and end inside a matrix, and inside a batch."""
+    threads = torch.get_num_threads()
+    try:
+        for shape in [(3, 300, 300), (7, 201, 201), (1, 700, 700), (257, 40, 40), (9001, 4, 4), (20011, 3, 3)]:
+            for lower in (False, True):
+                X = torch.randn(shape)
+                results = []
+                for number in (1, 2, 3, 5):
+                    torch.set_num_threads(number)
+                    results.append(bits(check(word, lower, X)))
+                assert all(torch.equal(result, results[0]) for result in results)
+    finally:
+        torch.set_num_threads(threads)
+
+
+GUARDED = """
+import ctypes, mmap, torch
+from table import REAL, ops
+from fastparam import _reference as reference
+
+libc = ctypes.CDLL(None, use_errno=True)
+page, room = mmap.PAGESIZE, 1 << 20
+memory = mmap.mmap(-1, room + 2 * page)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+for guard in (start, start + page + room):
+    assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+
+
+def placed(X, at_end):
+    size = X.numel() * X.element_size()
+    address = start + page + (room - size if at_end else 0)
+    Y = torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=X.dtype).view(X.shape)
+    return Y.copy_(X)
+
+
+for dtype in REAL:
+    for shape in [*[(b, n, n) for n in range(1, 9) for b in (1, 2, 3, 7, 16, 33, 200)],
+                  *[(b, n, n) for n in (9, 12, 15, 16, 17, 31, 33, 65, 100) for b in (1, 3)], (257, 257)]:
+        X = torch.randn(shape).to(dtype)
+        for at_end in (False, True):
+            x = placed(X, at_end)
+            for word in ("symmetric", "symmetric_adjoint", "skew", "skew_adjoint"):
+                for lower in (False, True):
+                    assert torch.equal(getattr(ops, word)(x, lower), getattr(reference, word)(X, lower))
+print("inside")
+"""
+
+
+@pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
+def test_no_byte_outside_the_input_is_read(level):
+    """The input lies between pages that must not be touched; a process that does is killed."""
+    pytest.importorskip("resource", reason="mprotect")
+    done = python(GUARDED, ATEN_CPU_CAPABILITY=level)
+    assert done.returncode == 0 and done.stdout.strip() == "inside", f"exit {done.returncode}: {done.stderr}"
