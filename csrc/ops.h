@@ -49,5 +49,9 @@ struct SkewCayleyPackedBackward : Op<SkewCayleyPackedBackward, const Tensor&, do
 struct StiefelCayley : Op<StiefelCayley, double, bool, const std::optional<Tensor>&> {
   static constexpr char name[] = "fastparam::stiefel_cayley";
 };
+struct StiefelCayleyBackward
+    : Op<StiefelCayleyBackward, const Tensor&, const Tensor&, double, bool, const std::optional<Tensor>&> {
+  static constexpr char name[] = "fastparam::stiefel_cayley_backward";
+};
 
 }  // namespace fastparam

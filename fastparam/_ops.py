@@ -55,6 +55,7 @@ OPS = (
     Op("skew_cayley_packed", public=True),
     Op("skew_cayley_packed_backward"),
     Op("stiefel_cayley", public=True),
+    Op("stiefel_cayley_backward"),
 )
 
 

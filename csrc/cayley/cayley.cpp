@@ -15,8 +15,7 @@ namespace fastparam {
 
 namespace {
 
-// ---- derivatives
-// -------------------------------------------------------------------------------------------------------------------
+// ---- derivatives ------------------------------------------------------------------------------------------
 
 using expression::conj_transpose, expression::plus_identity, expression::signed_by;
 
@@ -90,8 +89,7 @@ using OfWhole = Derivatives<Cayley, CayleyBackward, expression::Whole, const Sig
 using OfTriangle = Derivatives<SkewCayley, SkewCayleyBackward, expression::Triangle, bool, const Signs&>;
 using OfPacked = Derivatives<SkewCayleyPacked, SkewCayleyPackedBackward, expression::Packed>;
 
-// ---- shapes
-// ------------------------------------------------------------------------------------------------------------------------
+// ---- shapes -----------------------------------------------------------------------------------------------
 
 Tensor cayley_meta(const Tensor& A, double alpha, const Signs& signs) {
   check_cayley(A, alpha, signs);

@@ -100,6 +100,21 @@ inline void check_stiefel_cayley(const Tensor& X, double alpha, bool, const Sign
   if (signs) check_signs("stiefel_cayley", X, signs, X.sym_size(is_wide(X) ? -2 : -1));
 }
 
+inline void check_stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha,
+                                          bool lower, const Signs& signs) {
+  check_stiefel_cayley(X, alpha, lower, signs);
+  for (const Tensor* t : {&G, &Q}) {
+    const char* const argument = t == &G ? "G" : "Q";
+    TORCH_CHECK_VALUE(t->sym_sizes() == X.sym_sizes(), "stiefel_cayley_backward: expected ", argument,
+                      " of the shape of X ", shape(X), ", got ", shape(*t));
+    TORCH_CHECK_VALUE(t->scalar_type() == X.scalar_type(), "stiefel_cayley_backward: expected ", argument,
+                      " of the dtype of X, ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
+                      c10::getDtypeNames(t->scalar_type()).first);
+    TORCH_CHECK_VALUE(t->device() == X.device(), "stiefel_cayley_backward: expected ", argument,
+                      " on the device of X, ", X.device(), ", got ", t->device());
+  }
+}
+
 // Uninitialised results, contiguous.
 inline Tensor empty_unpacked_skew(const Tensor& v) {
   c10::SymDimVector sizes(v.sym_sizes().begin(), v.sym_sizes().end());
@@ -149,6 +164,12 @@ Tensor skew_cayley(const Tensor& X, double alpha, bool lower, const Signs& signs
 Tensor skew_cayley_backward(const Tensor& G, const Tensor& Q, double alpha, bool lower, const Signs& signs);
 Tensor skew_cayley_packed(const Tensor& v, double alpha);
 Tensor skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, double alpha);
+
+Tensor stiefel_cayley(const Tensor& X, double alpha, bool lower, const Signs& signs);
+Tensor stiefel_cayley_tangent(const Tensor& dX, const Tensor& X, double alpha, bool lower,
+                              const Signs& signs);
+Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower,
+                               const Signs& signs);
 
 }  // namespace expression
 

@@ -9,7 +9,8 @@
 //   1. in double, without row exchanges, and looked at again (where that is cheaper than 2: not on CUDA),
 //   2. in double, with row exchanges,
 //   3. and polished, Q <- Q (3 I - Q^T Q) / 2, which squares the distance to the orthogonal matrix next to
-//   it, where one is near.
+//   it, where one is near. Where none is, at norms that leave no digit, the CPU takes the orthogonal factor
+//   of QR.
 // A matrix with an entry that is not finite becomes NaN.
 #pragma once
 
@@ -21,7 +22,7 @@
 namespace fastparam {
 
 constexpr double kLargestSquares =
-    16;  // measured: with norms up to 8 no worse than LU with row exchanges, from 40 on mostly worse
+    16;  // measured: up to norm 8 no worse than LU with row exchanges, from 40 on mostly worse
 constexpr double kColumnTolerance = 34;  // eps, times sqrt(n / 64) above order 64
 template <class T>
 T column_tolerance(int64_t n) {
@@ -29,8 +30,8 @@ T column_tolerance(int64_t n) {
                         std::sqrt(std::max(1.0, static_cast<double>(n) / 64)));
 }
 
-constexpr int kPolishSteps = 4;
-constexpr double kNear = 0.5,
-                 kPolished = 4e-16;  // max |Q^T Q - I|: polished below the first, until below the second
+// max |Q^T Q - I| is polished where it is below kNear, until it is below kPolished sqrt(n).
+constexpr int kPolishSteps = 6;
+constexpr double kNear = 0.5, kPolished = 4e-16;
 
 }  // namespace fastparam

@@ -25,8 +25,7 @@ using at::Tensor;
 using torch::autograd::isFwGradDefined;
 using torch::autograd::variable_list;
 
-// ---- one node type for all torch versions
-// ----------------------------------------------------------------------------------
+// ---- one node type for all torch versions -----------------------------------------------------------------
 
 #if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
 template <class Node>
@@ -44,8 +43,7 @@ NodePtr<Node> new_node() {
 }
 #endif
 
-// ---- backward nodes
-// --------------------------------------------------------------------------------------------------------
+// ---- backward nodes ---------------------------------------------------------------------------------------
 
 // What a node keeps of an argument: the value of a scalar, a SavedVariable of a tensor.
 template <class T>
@@ -207,8 +205,7 @@ void save(const NodePtr<Node>& node, const T&... values) {
 #endif
 }
 
-// ---- ops
-// -------------------------------------------------------------------------------------------------------------------
+// ---- ops --------------------------------------------------------------------------------------------------
 
 template <class Self, class Adjoint, class... Rest>
 struct LinearBackward : BackwardNode<LinearBackward<Self, Adjoint, Rest...>, std::decay_t<Rest>...> {

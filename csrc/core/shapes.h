@@ -26,13 +26,17 @@ inline bool is_supported(at::ScalarType type) {
 }
 
 inline void check_strided(const char* op, const char* argument, const Tensor& X) {
-  TORCH_CHECK_VALUE(X.layout() == at::kStrided && !X.is_nested(), op, ": expected ", argument, " to be a strided tensor, got ",
-                    X.is_nested() ? "a nested one" : X.layout() == at::kMkldnn ? "an mkldnn one" : "a sparse one");
+  TORCH_CHECK_VALUE(X.layout() == at::kStrided && !X.is_nested(), op, ": expected ", argument,
+                    " to be a strided tensor, got ",
+                    X.is_nested()               ? "a nested one"
+                    : X.layout() == at::kMkldnn ? "an mkldnn one"
+                                                : "a sparse one");
 }
 
 inline void check_dtype(const char* op, const char* argument, const Tensor& X) {
   TORCH_CHECK_VALUE(is_supported(X.scalar_type()), op, ": expected ", argument,
-                    " of dtype float32, float64, bfloat16, float16 or complex, got ", c10::getDtypeNames(X.scalar_type()).first);
+                    " of dtype float32, float64, bfloat16, float16 or complex, got ",
+                    c10::getDtypeNames(X.scalar_type()).first);
 }
 
 inline void check_matrices(const char* op, const char* argument, const Tensor& X) {
@@ -41,11 +45,12 @@ inline void check_matrices(const char* op, const char* argument, const Tensor& X
   check_dtype(op, argument, X);
 }
 
-// sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion instead of giving up.
+// sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion
+// instead of giving up.
 inline void check_square(const char* op, const char* argument, const Tensor& X) {
   check_strided(op, argument, X);
-  TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op, ": expected ", argument,
-                    " of shape (..., n, n), got ", shape(X));
+  TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op,
+                    ": expected ", argument, " of shape (..., n, n), got ", shape(X));
   check_dtype(op, argument, X);
 }
 

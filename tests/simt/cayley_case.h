@@ -19,8 +19,7 @@ inline double normal() {
   return distribution(generator);
 }
 
-// ---- reference
-// ----------------------------------------------------------------------------------------------------------------
+// ---- reference --------------------------------------------------------------------------------------------
 
 // (I + aA)^-1 (I - aA) by LU with partial pivoting in type R: the judge in more digits, the yardstick in the
 // type itself.
@@ -74,8 +73,7 @@ bool all_finite(const X& x, int count) {
   return true;
 }
 
-// ---- inputs
-// -------------------------------------------------------------------------------------------------------------------
+// ---- inputs -----------------------------------------------------------------------------------------------
 
 inline const char* const kFamilies[] = {"gauss", "arrow", "rank2", "block", "graded", "plane"};
 constexpr int kFamilyCount = 6;
@@ -195,8 +193,7 @@ struct Input {
   }
 };
 
-// ---- the accuracy rule
-// --------------------------------------------------------------------------------------------------------
+// ---- the accuracy rule ------------------------------------------------------------------------------------
 
 // The largest error of the eager expression, in the accumulator's type, on a few matrices of a family.
 template <class A, class R>

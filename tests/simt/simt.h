@@ -91,8 +91,7 @@ inline void schedule(Order order, unsigned seed = 1) {
   machine.random.seed(seed);
 }
 
-// ---- switching
-// ----------------------------------------------------------------------------------------------------------------
+// ---- switching --------------------------------------------------------------------------------------------
 #ifndef SIMT_USES_UCONTEXT
 extern "C" void simt_switch(void** save, void* load);
 asm(".text\n.weak simt_switch\n.type simt_switch,@function\nsimt_switch:\n"
@@ -154,8 +153,7 @@ inline void make_thread(Thread& thread) {
 #endif
 }
 
-// ---- waiting
-// ------------------------------------------------------------------------------------------------------------------
+// ---- waiting ----------------------------------------------------------------------------------------------
 inline void wait() {
   Thread& self = machine.threads[machine.current];
   switch_to(self, machine.scheduler);
@@ -226,8 +224,7 @@ T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
-// ---- launching
-// ----------------------------------------------------------------------------------------------------------------
+// ---- launching --------------------------------------------------------------------------------------------
 inline void poison_static_shared() {
   dl_iterate_phdr(
       [](dl_phdr_info* info, size_t, void*) {

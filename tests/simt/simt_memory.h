@@ -9,8 +9,7 @@
 
 namespace simt {
 
-// ---- guarded buffers
-// ----------------------------------------------------------------------------------------------------------
+// ---- guarded buffers --------------------------------------------------------------------------------------
 // Device memory of a test: 0xFF (NaN) until written; around it 0xFF in one buffer and 0x7F (huge) in the
 // next, so that a copy from the surroundings of one to those of another shows. `shift` elements break the
 // 64-byte alignment.

@@ -9,8 +9,7 @@
 using namespace fastparam::cuda;
 using simt::Buffer;
 
-// ---- one case: a batch in memory, what may be read of it, what must come out
-// ------------------------------------------------------
+// ---- one case: a batch in memory, what may be read of it, what must come out ------------------------------
 
 struct Layout {
   int n, batch, row_pad = 0;  // row_stride - n
@@ -94,8 +93,7 @@ struct Case {
   }
 };
 
-// ---- launches
-// ---------------------------------------------------------------------------------------------------------------------
+// ---- launches ---------------------------------------------------------------------------------------------
 
 template <class T, bool Adjoint>
 void flat(Layout layout, bool skew, bool lower) {
@@ -120,8 +118,7 @@ void tiles(Layout layout, bool skew, bool lower, int groups) {
   test.verify(V > 1 ? "tiles, wide" : "tiles");
 }
 
-// ---- what is launched
-// -------------------------------------------------------------------------------------------------------------
+// ---- what is launched -------------------------------------------------------------------------------------
 
 int turn = 0;  // walks through the combinations that need not all meet
 

@@ -67,8 +67,7 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha) {
   return Q;
 }
 
-// ---- whole matrices
-// ------------------------------------------------------------------------------------------------------------------
+// ---- whole matrices ---------------------------------------------------------------------------------------
 
 // One flag per matrix of a batch: whether it is not skew.
 template <class T>
@@ -131,8 +130,7 @@ Tensor cayley(const Tensor& A, double alpha, const Signs& signs) {
   return Q;
 }
 
-// ---- gradients
-// -----------------------------------------------------------------------------------------------------------------------
+// ---- gradients --------------------------------------------------------------------------------------------
 
 Tensor cayley_backward(const Tensor& G, const Tensor& Q, double alpha, const Signs& signs) {
   Tensor D = at::detail::empty_cpu(Q.sizes(), Q.options());

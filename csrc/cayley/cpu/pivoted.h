@@ -9,6 +9,7 @@
 // That product has all the work; its strips are what threads share, and no result depends on how.
 #pragma once
 
+#include "../../core/cpu/dense/householder.h"
 #include "blocks.h"
 
 namespace fastparam::cpu {
@@ -21,6 +22,7 @@ struct Exchanges {
   int32_t* order;    // the pivot row of each step,
   int32_t* step_of;  // and the step in which a row was it: -1, until it was
   bool* singular;    // set where no pivot is left but 0
+  T least;           // the smallest size of a pivot that is believed; what is smaller counts as this
 };
 
 // Pivots in the columns from k on, and what becomes of those columns.
@@ -37,7 +39,7 @@ struct PanelBody {
       const int64_t pivot = find_pivot(*e, c);
       e->order[k + c] = static_cast<int32_t>(pivot), e->step_of[pivot] = static_cast<int32_t>(k + c);
       T* const row = e->panel + pivot * kPivotPanel;
-      const T inverse = 1 / row[c];
+      const T inverse = std::abs(row[c]) < e->least ? std::copysign(1 / e->least, row[c]) : 1 / row[c];
       row[c] = 1;
       for (int64_t j = 0; j < width; j += W) store(row + j, load<V>(row + j) * inverse);
       for (int64_t i = 0; i < n; ++i) {
@@ -103,8 +105,7 @@ void invert_with_exchanges(const Exchanges<T>& e) {
   }
 }
 
-// ---- one matrix
-// ----------------------------------------------------------------------------------------------------------------------
+// ---- one matrix -------------------------------------------------------------------------------------------
 
 // Finite numbers above 2^kScaleAbove are scaled by a power of two, so that no product of theirs overflows.
 template <class T>
@@ -167,7 +168,7 @@ struct DefectBody {
           far = std::max(far, static_cast<double>(std::abs(e - (i == c))));
           e = (i == c ? T(1.5) : T(0)) - e / 2;
         }
-      p->failed[strip] = far <= kPolished ? 0 : far < kNear ? 1 : 2;
+      p->failed[strip] = far <= kPolished * std::sqrt(static_cast<double>(n)) ? 0 : far < kNear ? 1 : 2;
     }
   }
 };
@@ -186,6 +187,28 @@ struct PolishBody {
     }
   }
 };
+
+// The orthogonal matrix next to Q; where none is near, the orthogonal factor of QR.
+template <class In>
+void orthogonalize(const Pivoted<double, In>& p, int64_t strips) {
+  const int64_t n = p.call.n, stride = p.S.stride;
+  for (int step = 0; step < kPolishSteps; ++step) {
+    parallel_tasks<DefectBody<double, In>>(n, strips, &p);
+    const uint8_t worst = *std::max_element(p.failed, p.failed + strips);
+    if (worst == 0) return;
+    if (worst == 1) {
+      parallel_tasks<PolishBody<double, In>>(n, strips, &p);
+      continue;
+    }
+    double *const taus = p.S.S, *const line = p.S.row(1);  // S is no longer needed
+    factor(p.Q, stride, n, n, taus, line);
+    std::fill_n(p.E, n * stride, 0.0);
+    for (int64_t i = 0; i < n; ++i) p.E[i * stride + i] = p.Q[i * stride + i] < 0 ? -1 : 1;
+    reflect(p.Q, stride, taus, n, n, false, p.E, stride, line);
+    std::memcpy(p.Q, p.E, n * stride * sizeof(double));
+    return;
+  }
+}
 
 template <class T, class In>
 struct WriteBody {
@@ -246,14 +269,13 @@ bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   for (int64_t i = 0; i < n; ++i) S.row(i)[i] += pivoted.scale;
 
   bool singular = false;
-  const Exchanges<T> exchanges{S, n, panel, order, order + n, &singular};
+  const T least =
+      call.layout == Layout::whole ? T(0) : pivoted.scale;  // of a skew A in exact arithmetic none is smaller
+  const Exchanges<T> exchanges{S, n, panel, order, order + n, &singular, least};
   invert_with_exchanges(exchanges);
   parallel_tasks<ReadOutBody<T, In>>(n, strips, &pivoted, &exchanges);
-  for (int step = 0; call.layout != Layout::whole && step < kPolishSteps; ++step) {
-    parallel_tasks<DefectBody<T, In>>(n, strips, &pivoted);
-    if (*std::max_element(failed, failed + strips) != 1) break;
-    parallel_tasks<PolishBody<T, In>>(n, strips, &pivoted);
-  }
+  if constexpr (std::is_same_v<T, double>)
+    if (call.layout != Layout::whole) orthogonalize(pivoted, strips);
   parallel_tasks<WriteBody<T, In>>(n, strips, &pivoted);
   return !singular;
 }

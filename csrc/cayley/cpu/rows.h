@@ -9,8 +9,7 @@ namespace fastparam::cpu {
 
 constexpr int kPivots = kRowMultiple;
 
-// ---- 4 x 4 pivots
-// ------------------------------------------------------------------------------------------------------------------
+// ---- 4 x 4 pivots -----------------------------------------------------------------------------------------
 
 // D = (I + S)^-1 and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, by its 2 x 2 blocks.
 template <class T>
@@ -42,8 +41,7 @@ struct PivotInverse {
   }
 };
 
-// ---- elimination
-// -------------------------------------------------------------------------------------------------------------------
+// ---- elimination ------------------------------------------------------------------------------------------
 
 // S, `rows` x `rows` (a multiple of 4) with whole vectors of columns, becomes (I + S)^-1 - I.
 template <class T, int Bytes>

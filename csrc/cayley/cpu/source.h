@@ -13,18 +13,23 @@ namespace fastparam::cpu {
 template <class In>
 struct Source {
   const In *x, *end;  // end of the tensor: up to there may be read
-  int64_t n;
+  int64_t n, stride;
   Layout layout;
 
   FASTPARAM_INLINE Source(const CayleyCall<In>& call, int64_t matrix)
-      : x(call.in + matrix * call.entries()),
-        end(call.in + call.batch * call.entries()),
-        n(call.n),
-        layout(call.layout) {}
+      : Source(call.in + matrix * call.entries(), call.in + call.batch * call.entries(), call.n, call.n,
+               call.layout) {}
+  // Of rows `stride` apart, where they are not packed.
+  FASTPARAM_INLINE Source(const In* x, const In* end, int64_t n, int64_t stride, Layout layout)
+      : x(x),
+        end(end),
+        n(n),
+        stride(stride),
+        layout(layout) {}
 
   // Entry (i, j) is row(i)[j], for the j of the triangle.
   FASTPARAM_INLINE const In* row(int64_t i) const {
-    return layout == Layout::packed ? x + i * n - i * (i + 1) / 2 - i - 1 : x + i * n;
+    return layout == Layout::packed ? x + i * n - i * (i + 1) / 2 - i - 1 : x + i * stride;
   }
 
   // Columns c, c + 1, ... of row i as T, 0 from column n on.
@@ -40,8 +45,7 @@ struct Source {
   }
 };
 
-// ---- aA from its triangle
-// ----------------------------------------------------------------------------------------------------------
+// ---- aA from its triangle ---------------------------------------------------------------------------------
 
 // S, `rows` x `rows` in rows `width` long (a multiple of N) and `stride` apart, becomes aA, and 0 beyond n.
 template <class T, int N, class In>

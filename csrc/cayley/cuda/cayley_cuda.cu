@@ -35,8 +35,7 @@ Given<T> given_packed(const Tensor& v, int64_t n, double alpha) {
           static_cast<int>(n),   Layout::packed, static_cast<acc_t<T>>(alpha)};
 }
 
-// ---- forward
-// ------------------------------------------------------------------------------------------------
+// ---- forward ----------------------------------------------------------------------------------------------
 
 template <class T>
 void run(const Given<T>& given, Tensor& Q) {
@@ -75,8 +74,7 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha) {
   return Q;
 }
 
-// ---- backward
-// -----------------------------------------------------------------------------------------------
+// ---- backward ---------------------------------------------------------------------------------------------
 
 template <class T>
 void run_backward(const Tensor& G, const Tensor& Q, const Tensor& signs, Tensor& D, double alpha,

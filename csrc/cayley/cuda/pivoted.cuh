@@ -176,7 +176,7 @@ struct Member {
   __device__ bool is_near() const {
     double far = 0;
     for (int b = 0; b < size; ++b) far = m.sizes[b] > far ? m.sizes[b] : far;
-    return far > kPolished && far < kNear;
+    return far > kPolished * sqrt(static_cast<double>(n)) && far < kNear;
   }
   __device__ void multiply_defect(const double* Q) const {
     for (int i = first(); i < n; i += step())

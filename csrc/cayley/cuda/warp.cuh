@@ -133,7 +133,7 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
       const double other = __shfl_xor_sync(kWholeWarp, far, bits);
       far = other > far ? other : far;
     }
-    if (!(far > kPolished && far < kNear)) break;
+    if (!(far > kPolished * sqrt(static_cast<double>(n)) && far < kNear)) break;
     __syncwarp();
     double column[N];
 #pragma unroll

@@ -52,8 +52,7 @@ auto run_simd(A... a) {
   return Body::template run<16>(a...);
 }
 
-// ---- vectors of N elements (GCC and clang vector extensions)
-// ----------------------------------------------------------------
+// ---- vectors of N elements (GCC and clang vector extensions) ----------------------------------------------
 
 template <class T, int N>
 struct VecOf {

@@ -24,8 +24,7 @@ constexpr int64_t kAhead = 4096;  // bytes by which the input is fetched ahead o
 constexpr int64_t kLine = 64;     // bytes of a cache line
 constexpr int64_t kWord = 64;     // elements whose mask is one word; threads get whole words
 
-// ---- masked_prune
-// ---------------------------------------------------------------------------------------------------------------
+// ---- masked_prune -----------------------------------------------------------------------------------------
 
 enum class Kind { bits, bytes, one };  // what a row has of the mask: an element for each of X, or one for all
 
@@ -249,8 +248,7 @@ Tensor masked_prune(const Tensor& X, const Tensor& mask) {
   return Y;
 }
 
-// ---- pack_mask, unpack_mask
-// -----------------------------------------------------------------------------------------------------
+// ---- pack_mask, unpack_mask -------------------------------------------------------------------------------
 
 struct MaskBytes {
   const uint8_t* in;

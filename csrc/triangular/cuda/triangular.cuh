@@ -36,8 +36,7 @@ struct Triangular {
   __device__ __forceinline__ bool given(int r, int c) const { return lower ? r > c : r < c; }
 };
 
-// ---- small matrices
-// ---------------------------------------------------------------------------------------------------------------
+// ---- small matrices ---------------------------------------------------------------------------------------
 
 // Row and column are found once for kFlatItems elements, so n is not a template parameter: the two divisions
 // cost 5 to 10 instructions an element where memory leaves time for 27 (2 bytes) or 55 (4 bytes). The
@@ -89,8 +88,7 @@ __global__ void __launch_bounds__(kBlock) triangular_flat(const Triangular<BitsO
   }
 }
 
-// ---- tiles
-// ------------------------------------------------------------------------------------------------------------------------
+// ---- tiles ------------------------------------------------------------------------------------------------
 
 // How a tile of Order x Order elements is shared out to a group of threads, V neighbours at a time, and where
 // it lies in shared memory.

@@ -1,6 +1,8 @@
 // Products of blocks of matrices.
 #pragma once
 
+#include <algorithm>
+
 #include "square.h"
 
 namespace fastparam::cpu {
@@ -67,5 +69,25 @@ struct Product {
     }
   }
 };
+
+// The same product of any size, by panels of B that fit the caches: O = A B (with `add`: O += A B), A^T for A
+// where Transposed. O has so many rows and columns (whole vectors).
+template <class T, int Bytes, bool Transposed>
+FASTPARAM_INLINE void multiply(const T* A, int64_t a_stride, const T* B, int64_t b_stride, T* O,
+                               int64_t o_stride, int64_t rows, int64_t depth, int64_t columns, bool add) {
+  constexpr int64_t kPanel = 256, kBlock = 24;
+  alignas(64) T panel[kPanel * kStrip];
+  for (int64_t j = 0; j < columns; j += kStrip) {
+    const int64_t here = std::min<int64_t>(kStrip, columns - j);
+    for (int64_t d = 0; d < depth; d += kPanel) {
+      const int64_t part = std::min(kPanel, depth - d);
+      copy_strip(B + d * b_stride + j, b_stride, part, here, panel);
+      const Product<T, Bytes> product{
+          A + (Transposed ? d * a_stride : d), a_stride, panel, kStrip, O + j, o_stride, part, add || d > 0};
+      for (int64_t i = 0; i < rows; i += kBlock)
+        product.template run<Transposed>(i, std::min(i + kBlock, rows), 0, here);
+    }
+  }
+}
 
 }  // namespace fastparam::cpu

@@ -25,30 +25,38 @@ class Scratch {
   }
 };
 
-// Tasks of one matrix of order n, such as its strips, in order or among threads.
+// Tasks of one matrix, such as its strips: in order, or among threads where `shared`.
 template <class Body, class... A>
-void parallel_tasks(int64_t n, int64_t tasks, A... a) {
-  if (n < kParallelOrder) return run_simd<Body>(a..., int64_t(0), tasks);
+void run_tasks(bool shared, int64_t tasks, A... a) {
+  if (!shared) return run_simd<Body>(a..., int64_t(0), tasks);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
     run_simd<Body>(a..., begin, end);
   });
 }
+template <class Body, class... A>
+void parallel_tasks(int64_t n, int64_t tasks, A... a) {
+  run_tasks<Body>(n >= kParallelOrder, tasks, a...);
+}
 
-// Runs share(begin, end, scratch) over the batch: matrices among threads, or, of few large ones, the work of
-// each. Which it is changes no bit of a result.
+// Runs share(begin, end, scratch) over the batch: matrices among threads, or, of few large ones (`shared`),
+// the work of each. Which it is changes no bit of a result.
 template <class Share>
-void over_batch(int64_t batch, int64_t n, int64_t scratch_bytes, const Share& share) {
-  if (n >= kParallelOrder && batch < 2 * at::get_num_threads()) {
+void over_batch(int64_t batch, bool shared, int64_t work, int64_t scratch_bytes, const Share& share) {
+  if (shared && batch < 2 * at::get_num_threads()) {
     at::parallel_for(0, at::get_num_threads(), 1,
                      [](int64_t, int64_t) {});  // starts the threads before FlushDenormals
     const Scratch scratch(scratch_bytes);
     return share(0, batch, scratch.get());
   }
-  at::parallel_for(0, batch, std::max<int64_t>(1, kGrain / (n * n * n)), [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, batch, std::max<int64_t>(1, kGrain / work), [&](int64_t begin, int64_t end) {
     const Scratch scratch(scratch_bytes);
     share(begin, end, scratch.get());
   });
+}
+template <class Share>
+void over_batch(int64_t batch, int64_t n, int64_t scratch_bytes, const Share& share) {
+  over_batch(batch, n >= kParallelOrder, n * n * n, scratch_bytes, share);
 }
 
 }  // namespace fastparam::cpu
