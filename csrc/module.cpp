@@ -36,6 +36,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("alpha") = 1.0);
   m.def("stiefel_cayley", wrap_pybind_function_no_gil(&StiefelCayley::call), py::arg("X"),
         py::arg("alpha") = 1.0, py::arg("lower") = false, py::arg("signs") = py::none());
+  m.def("trivialized_cayley", wrap_pybind_function_no_gil(&TrivializedCayley::call), py::arg("X"),
+        py::arg("base"), py::arg("alpha") = 1.0, py::arg("lower") = false);
 
   // For inverses, which do work of their own before an op is called.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),

@@ -53,5 +53,8 @@ struct StiefelCayleyBackward
     : Op<StiefelCayleyBackward, const Tensor&, const Tensor&, double, bool, const std::optional<Tensor>&> {
   static constexpr char name[] = "fastparam::stiefel_cayley_backward";
 };
+struct TrivializedCayley : Op<TrivializedCayley, const Tensor&, double, bool> {
+  static constexpr char name[] = "fastparam::trivialized_cayley";
+};
 
 }  // namespace fastparam

@@ -130,6 +130,11 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
     """
 
 
+@entry
+def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+    """Returns ``base @ stiefel_cayley(X, alpha, lower)``, of a wide ``X`` the transpose of that of ``X.mT``; outside of autocast."""
+
+
 def cayley_inverse(Q: Tensor, alpha: float = 1.0) -> Tensor:
     r"""Returns the ``A`` with :math:`\mathrm{cayley}(A) = Q`, skew-symmetric (up to rounding) where ``Q`` is orthogonal.
 

@@ -81,6 +81,20 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
     return signed(cayley(T - T.mH, alpha)[..., :k], signs)
 
 
+def stiefel_cayley_backward(
+    G: Tensor, X: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None
+) -> Tensor:
+    X = X.detach().requires_grad_() if not X.requires_grad else X
+    (D,) = torch.autograd.grad(stiefel_cayley(X, alpha, lower, signs), X, G, create_graph=True)
+    return D
+
+
+def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
+    if X.shape[-2] < X.shape[-1]:
+        return trivialized_cayley(X.mT, base, alpha, lower).mT
+    return base.to(X.dtype) @ stiefel_cayley(X, alpha, lower)
+
+
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.uint8:  # packed; the dimensions before its last are those of X
         mask = _bits(mask)[..., : math.prod(X.shape[mask.dim() - 1 :])].reshape(X.shape)

@@ -49,6 +49,20 @@ Tensor stiefel_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& 
   return StiefelCayleyBackward::below_autograd(keys, G, X, Q, alpha, lower, signs);
 }
 
+// base Q(X), of a wide X its transpose, rounded once: torch's `orthogonal` with trivialization. Made of ops
+// that have derivatives; as an op it is outside of autocast, which would round the product.
+Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower) {
+  check_stiefel_cayley(X, alpha, lower, std::nullopt);
+  const bool wide = is_wide(X);
+  const auto order = X.sym_size(wide ? -1 : -2);
+  TORCH_CHECK_VALUE(base.dim() == X.dim() && base.sym_size(-2) == order && base.sym_size(-1) == order,
+                    "trivialized_cayley: expected base of shape (..., n, n) with n = ", order, ", got ",
+                    shape(base));
+  const auto type = at::toOpMathType(X.scalar_type());
+  const Tensor Q = StiefelCayley::call(X.to(type), alpha, lower, std::nullopt), B = base.to(type);
+  return (wide ? at::matmul(Q, B.mT()) : at::matmul(B, Q)).to(X.scalar_type());
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fastparam, m) {
@@ -58,6 +72,12 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
       "stiefel_cayley_backward(Tensor G, Tensor X, Tensor Q, float alpha=1.0, bool lower=False, Tensor? "
       "signs=None) -> Tensor",
       {at::Tag::pt2_compliant_tag});
+  m.def("trivialized_cayley(Tensor X, Tensor base, float alpha=1.0, bool lower=False) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(fastparam, CompositeImplicitAutograd, m) {
+  m.impl("trivialized_cayley", &trivialized_cayley);
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
@@ -79,6 +99,7 @@ TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
 void stiefel_no_autocast(torch::Library& m) {
   m.impl("stiefel_cayley", &StiefelCayley::no_autocast);
   m.impl("stiefel_cayley_backward", &StiefelCayleyBackward::no_autocast);
+  m.impl("trivialized_cayley", &TrivializedCayley::no_autocast);
 }
 TORCH_LIBRARY_IMPL(fastparam, AutocastCPU, m) { stiefel_no_autocast(m); }
 TORCH_LIBRARY_IMPL(fastparam, AutocastCUDA, m) { stiefel_no_autocast(m); }

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
-from .._cayley import SkewCayley, stiefel_cayley
+from .._arguments import has_no_data
+from .._cayley import SkewCayley, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
 
@@ -77,17 +78,18 @@ class _AroundBase(nn.Module):
         self.register_buffer("base", None)
 
     def forward(self, X: Tensor) -> Tensor:
-        wide = X.shape[-2] < X.shape[-1]
-        Q = self.base.to(X.dtype) @ stiefel_cayley(X.mT if wide else X, -0.5, True)
-        return Q.mT.contiguous() if wide else Q
+        return trivialized_cayley(X, self.base, -0.5, True)
 
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
         """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is not orthogonal."""
         if Q.shape != self.shape:
             raise ValueError(f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, got {tuple(Q.shape)}")
-        if self.base is not None and Q.dtype != self.base.dtype:
-            raise ValueError(f"orthogonal: expected a matrix of dtype {self.base.dtype}, as the weight is, got {Q.dtype}")
+        if self.base is not None:
+            if Q.dtype != self.base.dtype:
+                raise ValueError(f"orthogonal: expected a matrix of dtype {self.base.dtype}, as the weight is, got {Q.dtype}")
+            if not has_no_data(Q) and not Q.isfinite().all():
+                raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(double_of(Q))
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()

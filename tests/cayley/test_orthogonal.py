@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from modules import defect, haar
 from table import F64, REAL
 from torch import nn
 from torch.nn.utils import parametrizations as torchs
@@ -42,35 +43,23 @@ def register(layer, *maps):
     return layer
 
 
-def haar(*shape, dtype=F64):
-    """Orthonormal columns (rows, if wide), uniformly distributed up to signs."""
-    n, k = shape[-2:]
-    Q = torch.linalg.qr(torch.randn(*shape[:-2], max(n, k), min(n, k), dtype=F64)).Q
-    return (Q if n >= k else Q.mT).to(dtype).contiguous()
-
-
-def defect(Q):
-    """max |Q^T Q - I| of the smaller side."""
-    Q = Q.detach().to(torch.complex128 if Q.is_complex() else F64)
-    G = Q.mH @ Q if Q.shape[-2] >= Q.shape[-1] else Q @ Q.mH
-    return (G - torch.eye(G.shape[-1], dtype=G.dtype)).abs().max().item() if G.numel() else 0.0
-
-
 # ---- the tutorial's map --------------------------------------------------------------------------------------------------------------
 
 
 def test_the_tutorials_map_and_its_checkpoints():
+    """The same keys both ways, and the identity is a buffer that follows dtype and device."""
     X = torch.randn(4, 4)
-    theirs = register(holder(X.clone()), Skew(), TutorialCayleyMap(4))
-    for made, keys in ((CayleyMap(4), None), (CayleyMap(), {"parametrizations.weight.1.Id"})):
-        ours = register(holder(torch.zeros(4, 4)), Skew(), made)
-        ours.load_state_dict(theirs.state_dict())
+    theirs, ours = register(holder(X.clone()), Skew(), TutorialCayleyMap(4)), register(holder(X.clone()), Skew(), CayleyMap(4))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for source, target in ((theirs, ours), (ours, theirs)):
+        with torch.no_grad():
+            source.parametrizations.weight.original.normal_()
+        target.load_state_dict(source.state_dict())
         torch.testing.assert_close(ours.weight, theirs.weight)
-        assert theirs.state_dict().keys() - ours.state_dict().keys() == (keys or set())
-    ours = register(holder(torch.randn(4, 4)), Skew(), CayleyMap(4))
-    theirs.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(ours.weight, theirs.weight)
     ours.weight.square().sum().backward(), theirs.weight.square().sum().backward()
+    ours.double()
+    assert ours.parametrizations.weight[1].Id.dtype == F64
+    assert list(register(holder(X), Skew(), CayleyMap()).state_dict()) == ["parametrizations.weight.original"]
 
 
 def test_fused_is_the_chain_of_two():
@@ -82,7 +71,6 @@ def test_fused_is_the_chain_of_two():
         layer.weight.backward(G)
     a, b = (layer.parametrizations.weight.original.grad for layer in (fused, chain))
     torch.testing.assert_close(a, b)
-    assert list(fused.state_dict()) == ["parametrizations.weight.original"]
 
 
 @every_shape
@@ -123,16 +111,54 @@ def test_torchs_orthogonal(shape, trivialization, dtype):
 
 @every_shape
 def test_assigning_to_torchs_orthogonal(shape):
+    """With trivialization every orthogonal matrix; without, what the map reaches: there are no signs in torch's state."""
     Q = haar(*shape, dtype=torch.float32)
-    for trivialization in (True, False):
+    reached = torch.ops.fastparam.stiefel_cayley(torch.randn(shape), -0.5, True)
+    for trivialization, W in ((True, Q), (True, reached), (False, reached)):
         layer = orthogonal(holder(torch.randn(shape)), orthogonal_map="cayley", use_trivialization=trivialization)
-        layer.weight = Q
-        torch.testing.assert_close(layer.weight, Q, rtol=0, atol=1e-5)
+        layer.weight = W
+        torch.testing.assert_close(layer.weight, W, rtol=0, atol=1e-5)
+        assert layer.weight.is_contiguous() and all(buffer.is_contiguous() for buffer in layer.buffers())
     base = orthogonal(holder(Q.clone()), orthogonal_map="cayley").parametrizations.weight[0].base
     again = orthogonal(holder(Q.clone()), orthogonal_map="cayley").parametrizations.weight[0].base
     assert torch.equal(base, again) and defect(base) < 1e-5, "completed without random numbers"
-    with pytest.raises(ValueError, match=r"^orthogonal: expected a matrix or batch of matrices of shape"):
-        orthogonal(holder(Q.clone()), orthogonal_map="cayley").weight = torch.randn(9, 9)
+
+
+def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
+    for start in (torch.randn(4, 4), torch.eye(4), -torch.eye(4)):
+        layer = orthogonal(holder(start.clone()), orthogonal_map="cayley", use_trivialization=False)
+        theirs = torchs.orthogonal(holder(start.clone()), "weight", "cayley", use_trivialization=False)
+        assert torch.equal(layer.parametrizations.weight.original, start)
+        torch.testing.assert_close(layer.weight, theirs.weight)
+    with pytest.raises(ValueError, match=r"^orthogonal: expected a matrix without an eigenvalue near -1, .* without signs=True$"):
+        layer.weight = -torch.eye(4)
+
+
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder"])
+@pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
+def test_orthogonal_on_a_tensor_that_is_parametrized(kind, trivialization):
+    """The first value is the map of what the parametrizations before make of the raw tensor."""
+    layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.5)
+    before = layer.weight.detach().clone()
+    orthogonal(layer, "weight", kind, use_trivialization=trivialization)
+    plain = torchs.orthogonal(holder(before), "weight", kind, use_trivialization=False)
+    expected = plain.parametrizations.weight[0](before)
+    torch.testing.assert_close(layer.weight, expected)
+    layer.weight.sum().backward()
+
+
+def test_sentences_of_orthogonal():
+    layer = orthogonal(holder(torch.randn(4, 4)), orthogonal_map="cayley")
+    before = copy.deepcopy(layer.state_dict())
+    nan = torch.full((4, 4), float("nan"))
+    for W, sentence in (
+        (torch.randn(9, 9), r"^orthogonal: expected a matrix or batch of matrices of shape \(4, 4\), got \(9, 9\)$"),
+        (torch.eye(4).double(), r"^orthogonal: expected a matrix of dtype torch.float32, as the weight is, got torch.float64$"),
+        (nan, r"^orthogonal: expected a finite matrix, got one with nan or inf$"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            layer.weight = W
+        assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.state_dict().values(), strict=True))
 
 
 def test_other_maps_and_errors_are_torchs():
@@ -182,7 +208,7 @@ def families(n):
 def test_every_orthogonal_matrix_comes_back(n, dtype):
     for (name, Q), alpha, lower in zip(families(n), itertools.cycle([1.0, -0.5, -1.0, 2.0]), itertools.cycle([False, True, True])):
         Q = Q.to(dtype)
-        for made in (SkewCayley(alpha, lower), CayleyMap(alpha=alpha)):
+        for made in (SkewCayley(alpha, lower), CayleyMap(alpha=alpha, signs=True)):
             with torch.no_grad():
                 X = made.right_inverse(Q)
                 back = made(X)
@@ -213,55 +239,6 @@ def test_unitary_matrices_come_back():
         torch.testing.assert_close(layer.weight.detach(), Q, rtol=0, atol=1e-12)
 
 
-def test_signs_only_where_they_are_needed():
-    layer = register(holder(torch.randn(6, 6)), SkewCayley())
-    key = "parametrizations.weight.0.signs"
-    assert key not in layer.state_dict()
-    layer.weight = torch.ops.fastparam.skew_cayley(torch.randn(6, 6))
-    assert key not in layer.state_dict(), "an image of the plain map needs none"
-    layer.weight = Q = torch.eye(6)[[1, 0, 2, 3, 4, 5]]
-    assert set(layer.state_dict()[key].tolist()) == {-1.0, 1.0} and Q.det() < 0
-    before = layer.weight.clone()
-
-    for made in (SkewCayley(), SkewCayley()):  # without signs, and with others
-        fresh = register(holder(torch.randn(6, 6)), made)
-        if made.signs is None:
-            fresh.weight = -torch.eye(6)
-        fresh.load_state_dict(layer.state_dict())
-        assert torch.equal(fresh.weight, before)
-    for clone in (copy.deepcopy(layer.parametrizations.weight[0]), pickle.loads(pickle.dumps(layer.parametrizations.weight[0]))):
-        assert torch.equal(clone.signs, layer.parametrizations.weight[0].signs)
-
-    plain = register(holder(torch.randn(6, 6)), SkewCayley())
-    layer.load_state_dict(plain.state_dict())
-    assert torch.equal(layer.weight, plain.weight) and key not in layer.state_dict(), "a checkpoint without signs: all are one"
-
-
-def test_signs_through_a_file_and_the_meta_device():
-    layer = register(nn.Linear(5, 5), SkewCayley())
-    layer.weight = -torch.eye(5)
-    layer.double()
-    file = io.BytesIO()
-    torch.save(layer.state_dict(), file)
-    file.seek(0)
-    with torch.device("meta"):
-        twin = register(nn.Linear(5, 5), SkewCayley()).double()
-    twin.to_empty(device="cpu").load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(twin.weight, layer.weight)
-    with torch.device("meta"):
-        twin = register(nn.Linear(5, 5), SkewCayley())
-    twin.load_state_dict(layer.state_dict(), assign=True)
-    assert torch.equal(twin.weight, layer.weight)
-
-
-def test_a_layer_registered_twice_keeps_its_weight():
-    """Registration tries the inverse of a second parametrization on its own output: no sign may change by that."""
-    X = 300 * torch.randn(8, 8)
-    chain = register(holder(X.clone()), Skew(), CayleyMap())
-    assert chain.parametrizations.weight[1].signs is None
-    torch.testing.assert_close(chain.weight, torch.ops.fastparam.skew_cayley(X))
-
-
 def test_an_orthogonal_weight_is_kept_on_registration():
     Q = haar(6, 6, dtype=torch.float32)
     for start in (Q, Q[:, :3].clone(), -Q):
@@ -269,6 +246,21 @@ def test_an_orthogonal_weight_is_kept_on_registration():
     X = torch.randn(6, 6)
     layer = register(holder(X.clone()), SkewCayley())
     assert torch.equal(layer.parametrizations.weight.original, X), "any other weight is the free parameter"
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(32, 32), (40, 8), (8, 40)], ids=str)
+def test_a_rotation_rounded_to_a_lower_dtype_is_kept_up_to_that_rounding(shape, lower):
+    """Published in bfloat16, registered in float32; computed in float32, assigned to a layer in float64."""
+    dtype = F64 if lower == torch.float32 else torch.float32
+    Q = haar(*shape).to(lower).to(dtype)
+    layer = register(holder(Q.clone()), SkewCayley())
+    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps and defect(layer.weight) <= 100 * torch.finfo(dtype).eps
+    layer = register(holder(torch.zeros(shape, dtype=dtype)), SkewCayley())
+    layer.weight = Q
+    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps
+    with pytest.raises(NotOrthogonalError):
+        layer.weight = Q + 3 * torch.finfo(dtype).eps ** 0.5 * torch.randn(shape, dtype=dtype)
 
 
 def test_training_keeps_the_constraint_and_the_signs():
@@ -303,7 +295,8 @@ def failing():
 def test_what_is_not_orthogonal_is_refused(name):
     Q, sentence = failing()[name]
     for layer in (register(holder(torch.randn(4, 4)), SkewCayley()), register(holder(torch.randn(4, 4)), Skew(), CayleyMap())):
-        layer.weight = -torch.eye(4)
+        if layer.parametrizations.weight[-1].with_signs:
+            layer.weight = -torch.eye(4)
         before, state = layer.weight.clone(), copy.deepcopy(layer.state_dict())
         with pytest.raises(NotOrthogonalError, match=sentence) as e:
             layer.weight = Q
@@ -329,20 +322,33 @@ def test_alpha_of_a_module(made):
 
 
 def test_other_arguments_of_modules():
-    for n, kind in ((0, ValueError), (-3, ValueError), (2.0, TypeError), ("4", TypeError)):
-        with pytest.raises(kind, match=r"^CayleyMap: expected n to be a positive int, got "):
+    for n in (0, -3):
+        with pytest.raises(ValueError, match=f"^CayleyMap: expected n to be positive, got {n}$"):
             CayleyMap(n)
+    for n in (2.0, "4", True):
+        with pytest.raises(TypeError, match=f"^CayleyMap: expected n to be an int, got {type(n).__name__}$"):
+            CayleyMap(n)
+    for made in (SkewCayley, CayleyMap):
+        with pytest.raises(TypeError, match=f"^{made.__name__}: expected signs to be True or False, got int$"):
+            made(signs=1)
     with pytest.raises(ValueError, match=r"^CayleyMap: expected A of order n = 3, got \(4, 4\)$"):
         CayleyMap(3)(torch.zeros(4, 4))
     with pytest.raises(TypeError, match=r"^SkewCayley: expected lower to be True or False, got int$"):
         SkewCayley(lower=1)
-    with pytest.raises(ValueError, match=r"^cayley: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"):
+    with pytest.raises(ValueError, match=r"^CayleyMap: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"):
         CayleyMap().right_inverse(torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"^SkewCayley: expected Q of shape \(\.\.\., n, k\), got \(3,\)$"):
         SkewCayley().right_inverse(torch.zeros(3))
     with pytest.raises(TypeError, match=r"^SkewCayley: expected Q to be a torch.Tensor, got list$"):
         SkewCayley().right_inverse([1.0])
+    with pytest.raises(ValueError, match=r"^skew_cayley: expected X of shape \(\.\.\., n, n\), got \(3,\)$"):
+        SkewCayley()(torch.zeros(3))
+    for made in (SkewCayley(), CayleyMap(), Skew(), fastparam.Symmetric()):
+        word = type(made).__name__ if "Cayley" in type(made).__name__ else type(made).__name__.lower()
+        with pytest.raises(ValueError, match=rf"^{word}: expected \w of dtype float32, float64, .* or complex, got int64$"):
+            made.right_inverse(torch.ones(3, 3, dtype=torch.int64))
     assert "alpha=-0.5, lower=True" in repr(SkewCayley(-0.5, lower=True)) and "alpha=1.0" in repr(CayleyMap())
+    assert repr(CayleyMap(4, signs=True)) == "CayleyMap(4, alpha=1.0, signs=True)" and "signs=False" in repr(SkewCayley(signs=False))
 
 
 def test_matrix_exponential():
