@@ -14,13 +14,18 @@ from torch.overrides import has_torch_function
 from . import _C
 
 
+def described(thing: object) -> str:
+    """Returns what an error calls a thing of the wrong kind."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
 def check_tensor(op: str, argument: str, X: Any) -> Any:
-    """Returns X; raises TypeError unless it is a tensor, or passes for one (a subclass, an fx proxy), ValueError if it is nested."""
+    """Returns X; raises TypeError unless it is a tensor, or passes for one (a subclass, an fx proxy), ValueError unless it is strided."""
     if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
-        given = f"the class {X.__name__}" if isinstance(X, type) else type(X).__name__
-        raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {given}")
-    if isinstance(X, Tensor) and X.is_nested:
-        raise ValueError(f"{op}: expected {argument} to be a strided tensor, got a nested one")
+        raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {described(X)}")
+    if isinstance(X, Tensor) and (X.is_nested or X.layout != torch.strided):
+        kind = "a nested" if X.is_nested else "an mkldnn" if X.is_mkldnn else "a sparse"
+        raise ValueError(f"{op}: expected {argument} to be a strided tensor, got {kind} one")
     return X
 
 

@@ -1,4 +1,4 @@
-"""The batching rules of masks: a batch dimension goes before those of X, and every example's mask fills whole bytes of its own."""
+"""The batching rules of masks: batch dimensions go before those of X, every packed mask fills whole bytes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,12 @@ def _pack_mask(info: Any, in_dims: tuple[int, ...], mask: Tensor) -> tuple[Tenso
 
 def _unpack_mask(info: Any, in_dims: tuple[int, Any], packed: Tensor, size: list[int]) -> tuple[Tensor, int]:
     rows = _front(packed, in_dims[0])
-    one = ops.unpack_mask.default(rows.new_empty(rows.shape[1:], device="meta"), size)  # or raises what is wrong with each
-    bits = ops.unpack_mask.default(rows.flatten(), [8 * rows.numel()]).view(info.batch_size, 8 * rows.shape[1])
+    one = ops.unpack_mask.default(
+        rows.new_empty(rows.shape[1:], device="meta"), size
+    )  # or raises what is wrong with each
+    bits = ops.unpack_mask.default(rows.flatten(), [8 * rows.numel()]).view(
+        info.batch_size, 8 * rows.shape[1]
+    )
     return bits[:, : one.numel()].reshape(info.batch_size, *size).contiguous(), 0
 
 

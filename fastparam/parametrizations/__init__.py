@@ -1,9 +1,9 @@
 """Verbs with the signatures of ``torch.nn.utils.parametrizations`` and ``torch.nn.utils.prune``, and geotorch's for linear maps."""
 
+from .checkpoints import from_torch
 from .orthogonal import orthogonal, skew, symmetric
 from .prune import (
     custom_from_mask,
-    from_torch,
     global_unstructured,
     is_pruned,
     l1_unstructured,

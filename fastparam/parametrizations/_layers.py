@@ -1,79 +1,112 @@
-"""The pruning of a layer: where it stands, and how it is put there or replaced."""
+"""The pruning of a layer: where it stands, and how it is put there, replaced and read."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .._arguments import check_tensor
-from .._prune import Pruning
-from .._prune_rules import Rule
+from .._arguments import check_tensor, described
+from .._prune_module import Pruning
+from .._prune_rules import Rule, as_bool, check_weight, on_device
+
+
+def check_module(op: str, module: object) -> None:
+    """Raises TypeError unless it is a module."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {described(module)}")
 
 
 def chain(module: nn.Module, name: str) -> list[nn.Module]:
-    """The parametrizations of a tensor, in order."""
-    return list(module.parametrizations[name]) if parametrize.is_parametrized(module, name) else []  # type: ignore[index]
+    """Returns the parametrizations of a tensor, in order."""
+    parametrized = isinstance(name, str) and parametrize.is_parametrized(module, name)
+    return list(module.parametrizations[name]) if parametrized else []  # type: ignore[index]
 
 
 def pruning_of(module: nn.Module, name: str) -> Pruning | None:
-    """The pruning that is applied last to a tensor."""
+    """Returns the pruning that is applied last to a tensor."""
     applied = chain(module, name)
     return applied[-1] if applied and isinstance(applied[-1], Pruning) else None
 
 
-def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Pruning | None]:
-    """The value of a parameter or buffer, and its pruning; ValueError where there is no such tensor."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {type(module).__name__}")
-    held = name in module._parameters or name in module._buffers or parametrize.is_parametrized(module, name)
+def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
+    """Returns the value of a tensor and its mask, in its shape; raises where it cannot be pruned."""
+    check_module(op, module)
+    held = name in module._parameters or name in module._buffers or chain(module, name)
     X = getattr(module, name) if held else None
     if X is None:
-        raise ValueError(f"{op}: expected the name of a parameter or a buffer of {type(module).__name__}, got '{name}'")
-    return X.detach(), pruning_of(module, name)
+        raise ValueError(
+            f"{op}: expected the name of a parameter or a buffer of {type(module).__name__}, got '{name}'"
+        )
+    check_weight(op, name, X)
+    pruning = pruning_of(module, name)
+    return X.detach(), None if pruning is None else pruning.kept.expand(X.shape)
 
 
-def check_shape(op: str, argument: str, given: object, name: str, X: Tensor) -> None:
-    """Raises unless what is given is a tensor of the shape of X."""
+def like(op: str, argument: str, given: Any, name: str, X: Tensor) -> Tensor:
+    """Returns the given tensor on the device of X; raises unless it is a tensor of the shape of X."""
     check_tensor(op, argument, given)
-    if isinstance(given, Tensor) and given.shape != X.shape:
-        raise ValueError(f"{op}: expected {argument} of the shape of {name}, {tuple(X.shape)}, got {tuple(given.shape)}")
+    if given.shape != X.shape:
+        raise ValueError(
+            f"{op}: expected {argument} of the shape of {name}, {tuple(X.shape)}, got {tuple(given.shape)}"
+        )
+    if given.is_quantized:
+        raise ValueError(f"{op}: expected {argument} not to be quantized, got {given.dtype}")
+    return on_device(op, argument, given, X.device)
 
 
 def write(module: nn.Module, name: str, mask: Tensor, rule: Rule | None) -> None:
     """Prunes a tensor by this mask, in place of the mask that it is pruned by now."""
-    X, pruning = target("prune", module, name)
-    mask = mask.to(X.device)
-    if pruning is None:
+    pruning = pruning_of(module, name)
+    if pruning is not None:
+        pruning.mask, pruning.rules = as_bool("prune", "mask", mask), (*pruning.rules, rule)
+    else:
         pruning = Pruning(mask)
         pruning.rules = (rule,)
-        parametrize.register_parametrization(module, name, pruning)
-    else:
-        pruning.replace_(mask, (*pruning.rules, rule))
+        own_class(module)
+        with setting(getattr(module, name)):
+            parametrize.register_parametrization(module, name, pruning)
     _show(module, name)
+
+
+def setting(X: Tensor) -> torch.inference_mode:
+    """Returns the context in which torch can set the tensor: inference mode for one that was made there."""
+    return torch.inference_mode(X.is_inference())
+
+
+def own_class(module: nn.Module) -> None:
+    """Gives a parametrized module a class of its own; its deep copies share the one that torch made."""
+    if parametrize.is_parametrized(module):
+        shared = type(module)
+        module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
 
 
 def _show(module: nn.Module, name: str) -> None:
     """Lets the mask and the raw tensor be read under the names that torch.nn.utils.prune gives them."""
 
-    def mask(module: nn.Module) -> Tensor:
-        pruning = pruning_of(module, name)
-        if pruning is None:
+    def pruning(module: nn.Module) -> Pruning:
+        found = pruning_of(module, name)
+        if found is None:
             raise AttributeError(f"'{name}' of {type(module).__name__} is not pruned")
-        return pruning.mask
+        return found
 
-    def raw(module: nn.Module) -> Tensor:
-        value: Tensor = module.parametrizations[name].original  # type: ignore[index, union-attr]
-        for before in chain(module, name)[:-1]:
-            value = before(value)
-        return value
+    def raw(module: Any) -> Any:
+        pruning(module)
+        applied = module.parametrizations[name]
+        values = (
+            [applied.original]
+            if applied.is_tensor
+            else [getattr(applied, f"original{i}") for i in range(applied.ntensors)]
+        )
+        for before in list(applied)[:-1]:
+            values = [before(*values)]
+        return values[0]
 
-    for suffix, read in (("_mask", mask), ("_orig", raw)):
-        if not hasattr(module, name + suffix):
-            setattr(type(module), name + suffix, property(read))  # the class is the module's own: torch made it on registration
-
-
-def hide(module: nn.Module, name: str) -> None:
-    """Takes those names away, where the module has a class of its own still."""
-    for suffix in ("_mask", "_orig"):
-        if name + suffix in vars(type(module)):
-            delattr(type(module), name + suffix)
+    mask = property(
+        lambda module: pruning(module).mask, lambda module, mask: setattr(pruning(module), "mask", mask)
+    )
+    for word, shown in ((f"{name}_mask", mask), (f"{name}_orig", property(raw))):
+        if not hasattr(type(module), word) and not hasattr(module, word):
+            setattr(type(module), word, shown)
