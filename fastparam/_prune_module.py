@@ -34,9 +34,9 @@ class Pruning(nn.Module):
     and exported programs that hold the one before keep it. An edit in place changes it for them too, and is
     an error in the backward pass of such a graph. After ``to_empty`` the mask has to be loaded or assigned.
 
-    PyTorch subtracts no bool tensors, so that ``AveragedModel(use_buffers=True)`` raises where masks would be
-    averaged. Its exponential moving average, and the mean of several checkpoints, keep the union of the masks:
-    an entry is dropped where every mask drops it.
+    PyTorch subtracts no bool tensors: ``AveragedModel(use_buffers=True)`` does not average masks, and raises.
+    Exponential moving averages, and means of checkpoints, keep the union of the masks: an entry is dropped
+    where every mask drops it.
 
     Args:
         mask: tensor of zeros and ones (or bools) of a shape that broadcasts to that of the weight; where it
@@ -46,8 +46,7 @@ class Pruning(nn.Module):
         ValueError: If ``mask`` holds another value.
         TypeError: If ``mask`` is not a tensor.
 
-    Source: ``PruningParametrization`` of the PyTorch parametrizations tutorial; masks as chosen by
-    ``torch.nn.utils.prune``.
+    Source: ``PruningParametrization`` of the PyTorch parametrizations tutorial; ``torch.nn.utils.prune``.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -96,9 +95,8 @@ class Pruning(nn.Module):
         """
         previous = _previous("Pruning.random", X, within)
         mask = drawn("Pruning.random", X, p_drop, generator)
-        return _chosen(
-            mask if previous is None else mask & previous, torch_rule("L1Unstructured", float(p_drop)), within
-        )
+        mask = mask if previous is None else mask & previous
+        return _chosen(mask, torch_rule("L1Unstructured", float(p_drop)), within)
 
     @staticmethod
     def magnitude(X: Tensor, amount: float, *, within: Pruning | None = None) -> Pruning:
@@ -112,8 +110,7 @@ class Pruning(nn.Module):
             within: an earlier pruning of this weight. ``amount`` counts the entries that it keeps.
 
         Raises:
-            ValueError, TypeError: If ``amount`` is not possible, in the words of ``torch.nn.utils.prune``; or
-                ``X`` or ``within``.
+            ValueError, TypeError: If ``amount``, ``X`` or ``within`` is not possible.
         """
         return _selected("Pruning.magnitude", torch_rule("L1Unstructured", amount), X, within)
 
@@ -134,8 +131,7 @@ class Pruning(nn.Module):
                 whole.
 
         Raises:
-            ValueError, TypeError, IndexError: If ``amount``, ``X`` or ``dim`` is not possible, in the words
-                of ``torch.nn.utils.prune``; or ``within``.
+            ValueError, TypeError, IndexError: If ``amount``, ``X``, ``dim`` or ``within`` is not possible.
         """
         op = "Pruning.structured"
         return _selected(op, torch_rule("LnStructured", amount, n, check_integer(op, "dim", dim)), X, within)
