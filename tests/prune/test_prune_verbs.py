@@ -34,7 +34,10 @@ CALLS = {
     "ln rows": ("ln_structured", lambda layer: {"amount": 1, "n": 2, "dim": 0}),
     "ln last": ("ln_structured", lambda layer: {"amount": 0.3, "n": 1, "dim": -1}),
     "ln inf": ("ln_structured", lambda layer: {"amount": 1, "n": float("inf"), "dim": 1}),
-    "ln scores": ("ln_structured", lambda layer: {"amount": 1, "n": 2, "dim": 1, "importance_scores": SCORES(layer)}),
+    "ln scores": (
+        "ln_structured",
+        lambda layer: {"amount": 1, "n": 2, "dim": 1, "importance_scores": SCORES(layer)},
+    ),
     "custom": ("custom_from_mask", lambda layer: {"mask": SCORES(layer) > -1}),
     "custom numbers": ("custom_from_mask", lambda layer: {"mask": (SCORES(layer) > -0.5).float()}),
 }
@@ -53,7 +56,11 @@ def both(library, call, layer, seed=11):
 
 def same(mine, theirs, name="weight"):
     assert torch.equal(applied(mine, name).mask, getattr(theirs, f"{name}_mask") != 0)
-    theirs(torch.zeros(1, 4, 5, 5) if isinstance(theirs, nn.Conv2d) else torch.zeros(1, theirs.in_features, dtype=theirs.weight.dtype))
+    theirs(
+        torch.zeros(1, 4, 5, 5)
+        if isinstance(theirs, nn.Conv2d)
+        else torch.zeros(1, theirs.in_features, dtype=theirs.weight.dtype)
+    )
     assert torch.equal(getattr(mine, name), getattr(theirs, name))
 
 
@@ -67,7 +74,11 @@ def test_same_masks(layer, call):
     both(prune, call, theirs)
     assert torch.equal(torch.get_rng_state(), after)
     same(mine, theirs)
-    assert ours.is_pruned(mine) and isinstance(applied(mine), Pruning) and isinstance(mine.parametrizations.weight.original, nn.Parameter)
+    assert (
+        ours.is_pruned(mine)
+        and isinstance(applied(mine), Pruning)
+        and isinstance(mine.parametrizations.weight.original, nn.Parameter)
+    )
 
 
 @every_layer
@@ -102,7 +113,9 @@ def test_global(method, amount, scored):
             assert library.global_unstructured(pairs, method, importance_scores=scores, amount=amount) is None
     for i, name in ((0, "weight"), (1, "weight"), (1, "bias"), (2, "weight")):
         assert torch.equal(applied(mine[i], name).mask, getattr(theirs[i], f"{name}_mask") != 0)
-    ours.global_unstructured(((m, "weight") for m in mine), prune.L1Unstructured, amount=1)  # an iterator will do
+    ours.global_unstructured(
+        ((m, "weight") for m in mine), prune.L1Unstructured, amount=1
+    )  # an iterator will do
     assert ours.global_unstructured([], prune.L1Unstructured, amount=0) is None
 
 
@@ -119,7 +132,9 @@ def test_complex_and_other_layouts_work_too():
     conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
     twin = nn.Conv2d(4, 6, 3)
     twin.load_state_dict(conv.state_dict())
-    assert torch.equal(ours.l1_unstructured(conv, "weight", 0.4).weight, ours.l1_unstructured(twin, "weight", 0.4).weight)
+    assert torch.equal(
+        ours.l1_unstructured(conv, "weight", 0.4).weight, ours.l1_unstructured(twin, "weight", 0.4).weight
+    )
 
 
 def test_training_is_torchs():
@@ -146,8 +161,16 @@ def test_remove():
     layer = ours.l1_unstructured(nn.Linear(7, 5), "weight", 0.5)
     ours.random_unstructured(layer, "bias", 2)
     weight, raw = layer.weight.detach().clone(), layer.parametrizations.weight.original
-    assert ours.remove(layer, "weight") is layer and layer.weight is raw and torch.equal(bits(layer.weight), bits(weight))
-    assert ours.is_pruned(layer) and ours.is_pruned(nn.Sequential(layer)) and len(layer._load_state_dict_pre_hooks) == 1
+    assert (
+        ours.remove(layer, "weight") is layer
+        and layer.weight is raw
+        and torch.equal(bits(layer.weight), bits(weight))
+    )
+    assert (
+        ours.is_pruned(layer)
+        and ours.is_pruned(nn.Sequential(layer))
+        and len(layer._load_state_dict_pre_hooks) == 1
+    )
     ours.remove(layer, "bias")
     assert type(layer) is nn.Linear and not ours.is_pruned(layer) and not layer._load_state_dict_pre_hooks
     assert set(layer.state_dict()) == {"weight", "bias"} and layer.weight.requires_grad
@@ -156,7 +179,9 @@ def test_remove():
 def test_beside_other_parametrizations():
     layer = parametrize.register_parametrization(nn.Linear(6, 6), "weight", fastparam.Symmetric())
     ours.l1_unstructured(layer, "weight", 0.5)
-    assert [type(m) for m in layer.parametrizations.weight] == [fastparam.Symmetric, Pruning] and (layer.weight == 0).sum() == 18
+    assert [type(m) for m in layer.parametrizations.weight] == [fastparam.Symmetric, Pruning] and (
+        layer.weight == 0
+    ).sum() == 18
     ours.l1_unstructured(layer, "weight", 0.5)
     assert (layer.weight == 0).sum() == 27 and len(layer.parametrizations.weight) == 2
     refused(
@@ -164,7 +189,9 @@ def test_beside_other_parametrizations():
         lambda: ours.remove(layer, "weight"),
         "remove: expected no parametrization of 'weight' but its pruning, got Symmetric, Pruning",
     )
-    row = parametrize.register_parametrization(nn.Linear(6, 4), "weight", Pruning(torch.tensor([True, False] * 3)))
+    row = parametrize.register_parametrization(
+        nn.Linear(6, 4), "weight", Pruning(torch.tensor([True, False] * 3))
+    )
     assert applied(ours.l1_unstructured(row, "weight", 3)).mask.sum() == 9, "a row mask becomes a whole one"
     row.load_state_dict(copy.deepcopy(row).state_dict())
 
@@ -221,7 +248,9 @@ def test_checkpoints_of_torch_load(how):
 
 def test_checkpoints_that_do_not_fit():
     mine, theirs = cut(ours, net(), 0.2), prune.l1_unstructured(nn.Linear(5, 7), "weight", 0.2)
-    with pytest.raises(RuntimeError, match=re.escape("weight_mask: expected a mask of shape (5, 7), got (7, 5)")):
+    with pytest.raises(
+        RuntimeError, match=re.escape("weight_mask: expected a mask of shape (5, 7), got (7, 5)")
+    ):
         mine[0].load_state_dict(theirs.state_dict())
     with pytest.raises(RuntimeError, match="Missing key"):
         mine.load_state_dict(net().state_dict())
@@ -238,7 +267,12 @@ def refused(layer, action, sentence, kind=ValueError):
     assert torch.equal(torch.get_rng_state(), random) and "_load_state_dict_pre_hooks" in vars(layer)
 
 
-VERBS = {"random_unstructured": {}, "l1_unstructured": {}, "random_structured": {"dim": 0}, "ln_structured": {"n": 2, "dim": 0}}
+VERBS = {
+    "random_unstructured": {},
+    "l1_unstructured": {},
+    "random_structured": {"dim": 0},
+    "ln_structured": {"n": 2, "dim": 0},
+}
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
@@ -253,7 +287,12 @@ def test_amounts_as_torch_refuses_them(verb, again):
             getattr(prune, verb)(theirs, "weight", amount=amount, **VERBS[verb])
         sentence = str(said.value)
         sentence = sentence.replace("=35", "=30") if again else sentence
-        refused(layer, lambda: getattr(ours, verb)(layer, "weight", amount=amount, **VERBS[verb]), sentence, type(said.value))  # noqa: B023
+        refused(
+            layer,
+            lambda: getattr(ours, verb)(layer, "weight", amount=amount, **VERBS[verb]),
+            sentence,
+            type(said.value),
+        )  # noqa: B023
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
@@ -261,8 +300,14 @@ def test_sentences(again):
     layer = ours.l1_unstructured(nn.Linear(7, 5), "weight", 5) if again else nn.Linear(7, 5)
     wrong = torch.ones(7)
     for f, argument in [
-        (lambda: ours.l1_unstructured(layer, "weight", 1, wrong), "l1_unstructured: expected importance_scores"),
-        (lambda: ours.ln_structured(layer, "weight", 1, 2, 0, wrong), "ln_structured: expected importance_scores"),
+        (
+            lambda: ours.l1_unstructured(layer, "weight", 1, wrong),
+            "l1_unstructured: expected importance_scores",
+        ),
+        (
+            lambda: ours.ln_structured(layer, "weight", 1, 2, 0, wrong),
+            "ln_structured: expected importance_scores",
+        ),
         (lambda: ours.custom_from_mask(layer, "weight", wrong), "custom_from_mask: expected mask"),
     ]:
         refused(layer, f, f"{argument} of the shape of weight, (5, 7), got (7,)")
@@ -278,21 +323,46 @@ def test_sentences(again):
         lambda: ours.remove(layer, "bias"),
         f"remove: expected 'bias' of {type(layer).__name__} to be pruned, by a parametrization applied last",
     )
-    with pytest.raises(TypeError, match=r"^l1_unstructured: expected module to be a torch.nn.Module, got Tensor$"):
+    with pytest.raises(
+        TypeError, match=r"^l1_unstructured: expected module to be a torch.nn.Module, got Tensor$"
+    ):
         ours.l1_unstructured(wrong, "weight", 1)
 
 
 def test_global_is_all_or_nothing():
     layer, other, method, wrong = nn.Linear(7, 5), nn.Linear(3, 2), prune.L1Unstructured, torch.ones(5)
-    pairs, both = [(layer, "weight"), (other, "weight")], lambda *a, **k: ours.global_unstructured(*a, **{"amount": 1, **k})
+    pairs, both = (
+        [(layer, "weight"), (other, "weight")],
+        lambda *a, **k: ours.global_unstructured(*a, **{"amount": 1, **k}),
+    )
     word = "global_unstructured: expected "
     for f, sentence, kind in [
-        (lambda: both([*pairs, (other, "none")], method), f"{word}the name of a parameter or a buffer of Linear, got 'none'", ValueError),
-        (lambda: both(pairs, method, {pairs[1]: wrong}), f"{word}importance_scores of the shape of weight, (2, 3), got (5,)", ValueError),
-        (lambda: both(3, method), f"{word}parameters to be an iterable of (module, name), got int", TypeError),
+        (
+            lambda: both([*pairs, (other, "none")], method),
+            f"{word}the name of a parameter or a buffer of Linear, got 'none'",
+            ValueError,
+        ),
+        (
+            lambda: both(pairs, method, {pairs[1]: wrong}),
+            f"{word}importance_scores of the shape of weight, (2, 3), got (5,)",
+            ValueError,
+        ),
+        (
+            lambda: both(3, method),
+            f"{word}parameters to be an iterable of (module, name), got int",
+            TypeError,
+        ),
         (lambda: both(pairs, method, [1]), f"{word}importance_scores to be a dict, got list", TypeError),
-        (lambda: both(pairs, prune.LnStructured, n=2), f'{word}a pruning_method of PRUNING_TYPE "unstructured", got structured', TypeError),
-        (lambda: both(pairs, method, amount=42), "amount=42 should be smaller than the number of parameters to prune=41", ValueError),
+        (
+            lambda: both(pairs, prune.LnStructured, n=2),
+            f'{word}a pruning_method of PRUNING_TYPE "unstructured", got structured',
+            TypeError,
+        ),
+        (
+            lambda: both(pairs, method, amount=42),
+            "amount=42 should be smaller than the number of parameters to prune=41",
+            ValueError,
+        ),
     ]:
         refused(layer, f, sentence, kind)
     with pytest.raises(RuntimeError):
