@@ -15,9 +15,8 @@ from torch.nn.utils import parametrize
 import fastparam
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted(
-    {"fastparam", *(f"fastparam.{module.name}" for module in pkgutil.iter_modules(fastparam.__path__))} - {"fastparam.__main__"}
-)
+MODULES = ["fastparam"] + [m.name for m in pkgutil.walk_packages(fastparam.__path__, "fastparam.")]
+MODULES.remove("fastparam.__main__")
 
 
 def examples():
@@ -44,6 +43,10 @@ def test_every_public_name_has_an_example(name):
 @pytest.mark.parametrize("name", fastparam.parametrizations.__all__)
 def test_every_verb_has_an_example(name):
     assert ">>>" in getattr(fastparam.parametrizations, name).__doc__
+
+
+def test_examples_of_subpackages_are_found():
+    assert "fastparam.parametrizations.prune" in MODULES and "fastparam.parametrizations.orthogonal" in MODULES
 
 
 def python_blocks():

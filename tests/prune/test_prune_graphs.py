@@ -1,4 +1,4 @@
-"""Graphs, exported and compiled programs, state dicts when a mask is replaced; inference mode, ensembles, copies."""
+"""Whatever holds a mask when it is replaced: graphs, programs, state dicts; modes, ensembles, copies."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The mask as a plain buffer: code that casts, loads, copies, averages or edits buffers is right without asking."""
+"""The mask as a plain buffer: code that casts, loads, averages or edits buffers is right without asking."""
 
 import copy
 import io
