@@ -180,7 +180,7 @@ def initialising() -> None:
         layer.weight = X - X.mT
         assert_close(layer.weight, X - X.mT)
 
-    layer = constrained(nn.Linear(3, 3), fastparam.Skew(), fastparam.CayleyMap(3))
+    layer = constrained(nn.Linear(3, 3), fastparam.Skew(), fastparam.CayleyMap(3, signs=True))
     for _ in range(5):
         Q = nn.init.orthogonal_(torch.empty(3, 3))
         for any_orthogonal in (Q, -Q):  # one of determinant 1, the other of -1, which the map alone does not reach
