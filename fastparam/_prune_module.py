@@ -157,9 +157,10 @@ class Pruning(nn.Module):
     @property
     def kept(self) -> Tensor:
         """The mask as a bool tensor, also where a cast or a load has given the buffer another dtype."""
-        if isinstance(self.mask, Tensor) and self.mask.dtype == torch.bool:
-            return self.mask
-        mask: Tensor = check_tensor(type(self).__name__, "mask", self.mask)
+        mask = self.mask  # once: it is slow to look up
+        if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+            return mask
+        check_tensor(type(self).__name__, "mask", mask)
         return mask != 0
 
     @property

@@ -228,7 +228,7 @@ def _cayley() -> list[Case]:
 
 
 CASES = [*_triangular(), *_prune(), *_cayley()]
-NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune.py
+NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune_packing.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)
