@@ -56,7 +56,7 @@ OPS = (
     Op("skew_cayley_packed_backward"),
     Op("stiefel_cayley", public=True),
     Op("stiefel_cayley_backward"),
-    Op("trivialized_cayley", leading_batch=False),  # composite: its parts have rules
+    Op("trivialized_cayley"),
 )
 
 

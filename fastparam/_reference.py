@@ -84,9 +84,16 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
 def stiefel_cayley_backward(
     G: Tensor, X: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None
 ) -> Tensor:
-    X = X.detach().requires_grad_() if not X.requires_grad else X
-    (D,) = torch.autograd.grad(stiefel_cayley(X, alpha, lower, signs), X, G, create_graph=True)
-    return D
+    if X.shape[-2] < X.shape[-1]:
+        return stiefel_cayley_backward(G.mT, X.mT, Q.mT, alpha, lower, signs).mT
+    n, k = X.shape[-2:]
+    T = X.tril() if lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
+    T = nn.functional.pad(T, (0, n - k)).to(torch.promote_types(X.dtype, torch.float32))
+    MH = torch.linalg.inv(torch.eye(n, dtype=T.dtype, device=X.device) + alpha * (T - T.mH)).mH
+    dA = -2 * alpha * MH @ nn.functional.pad(signed(G.to(T.dtype), signs), (0, n - k)) @ MH
+    D = (dA - dA.mH)[..., :k]
+    rule, diagonal = (torch.tril if lower else torch.triu), 0 if X.is_complex() else -1 if lower else 1
+    return torch.cat([rule(D[..., :k, :], diagonal), D[..., k:, :]], -2).to(X.dtype)
 
 
 def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:

@@ -51,6 +51,7 @@ class Case:
     before: Callable[[Tensor], Tensor] = lambda X: X  # from a square matrix to what the op takes, a view where it can be
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
     smallest: int = 0  # order of the matrices it can give
+    composite: bool = False  # made of other ops, whose nodes and saved tensors are its own
     static: bool = False  # symbolic sizes become constants of a graph
 
     @property
@@ -94,6 +95,17 @@ class Case:
                 assert (y - truth).abs().max() <= 2 * (e - truth).abs().max() + floor
 
 
+class TallBackward(Case):
+    """The gradient of the tall map, which takes the map's output beside its parameter."""
+
+    def prepared(self, *tensors: Tensor) -> tuple[Any, ...]:
+        G, X = map(self.before, tensors)
+        others = self.arguments(tensors[1])
+        with torch.no_grad():
+            Q = ops.stiefel_cayley.default(X, *others)
+        return (G, X, Q, *others)
+
+
 def _triangular() -> list[Case]:
     cases = []
     for name, argument in (("symmetric", "X"), ("symmetric_adjoint", "G"), ("skew", "X"), ("skew_adjoint", "G")):
@@ -124,6 +136,13 @@ def signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
 
 def half(n: int) -> int:
     return (n + 1) // 2
+
+
+def reflection(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Orthogonal matrices of this shape, the same at every call."""
+    n = shape[-1]
+    v = torch.arange(1, n + 1, device=device, dtype=F64)[:, None]
+    return (torch.eye(n, device=device, dtype=F64) - 2 * v @ v.mT / max(1, (n * (n + 1) * (2 * n + 1)) / 6)).expand(shape)
 
 
 def half_signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -224,6 +243,30 @@ def _cayley() -> list[Case]:
             before=lambda X: X[..., : half(X.shape[-1]), :],
             after=lambda Q, n: nn.functional.pad(Q, (0, 0, 0, n - Q.shape[-2])),
         ),
+        TallBackward(
+            name="stiefel_cayley_backward",
+            op=ops.stiefel_cayley_backward.default,
+            reference=reference.stiefel_cayley_backward,
+            tensors=2,
+            others=(-0.5, False, half_signs),
+            composite=True,
+            linear=False,
+            square=False,
+            argument="X",
+            before=lambda X: X[..., : half(X.shape[-1])],
+            after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+        ),
+        case(
+            "trivialized_cayley",
+            "trivialized_cayley",
+            reflection,
+            -0.5,
+            True,
+            composite=True,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1])],
+            after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+        ),
     ]
 
 
@@ -231,6 +274,7 @@ CASES = [*_triangular(), *_prune(), *_cayley()]
 NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune_packing.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_single = pytest.mark.parametrize("case", [case for case in CASES if not case.composite], ids=lambda case: case.name)
 every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)
 every_public = pytest.mark.parametrize("case", [case for case in CASES if case.public], ids=lambda case: case.name)
 

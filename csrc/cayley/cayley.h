@@ -166,6 +166,7 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha);
 Tensor skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, double alpha);
 
 Tensor stiefel_cayley(const Tensor& X, double alpha, bool lower, const Signs& signs);
+Tensor square_gradient(const Tensor& G, const Tensor& Q, double alpha, bool lower, const Signs& signs);
 Tensor stiefel_cayley_tangent(const Tensor& dX, const Tensor& X, double alpha, bool lower,
                               const Signs& signs);
 Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower,

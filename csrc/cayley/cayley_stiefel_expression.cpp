@@ -80,9 +80,13 @@ Tensor stiefel_cayley_tangent(const Tensor& dX, const Tensor& X, double alpha, b
   return signed_by(at::cat({-2 * at::matmul(WdC, W), dQ2}, -2), signs).to(X.scalar_type());
 }
 
+Tensor square_gradient(const Tensor& G, const Tensor& Q, double alpha, bool lower, const Signs& signs) {
+  return SkewCayleyBackward::call(G, Q, alpha, lower, signs);
+}
+
 Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower,
                                const Signs& signs) {
-  if (is_square(X)) return SkewCayleyBackward::call(G, Q, alpha, lower, signs);
+  if (is_square(X)) return square_gradient(G, SkewCayley::call(X, alpha, lower, signs), alpha, lower, signs);
   if (is_wide(X))
     return stiefel_cayley_backward(G.mT(), X.mT(), Q.mT(), alpha, lower, signs).mT().contiguous();
   const c10::SymInt k = X.sym_size(-1);

@@ -85,7 +85,7 @@ Tensor stiefel_cayley(const Tensor& X, double alpha, bool lower, const Signs& si
 
 Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower,
                                const Signs& signs) {
-  if (X.size(-2) == X.size(-1)) return expression::stiefel_cayley_backward(G, X, Q, alpha, lower, signs);
+  if (X.size(-2) == X.size(-1)) return expression::square_gradient(G, Q, alpha, lower, signs);
   return run(X, G, Q, alpha, lower, signs);
 }
 

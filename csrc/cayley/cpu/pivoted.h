@@ -269,8 +269,9 @@ bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   for (int64_t i = 0; i < n; ++i) S.row(i)[i] += pivoted.scale;
 
   bool singular = false;
-  const T least =
-      call.layout == Layout::whole ? T(0) : pivoted.scale;  // of a skew A in exact arithmetic none is smaller
+  // Of a skew A the inverse of what is left at any step is a part of M, of norm 1 at most: its columns are of
+  // norm 1 at least.
+  const T least = call.layout == Layout::whole ? T(0) : pivoted.scale / (2 * std::sqrt(static_cast<T>(n)));
   const Exchanges<T> exchanges{S, n, panel, order, order + n, &singular, least};
   invert_with_exchanges(exchanges);
   parallel_tasks<ReadOutBody<T, In>>(n, strips, &pivoted, &exchanges);
