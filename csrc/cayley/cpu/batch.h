@@ -6,6 +6,7 @@
 #include "gradient.h"
 #include "lanes.h"
 #include "pivoted.h"
+#include "tiny.h"
 
 namespace fastparam::cpu {
 
@@ -36,7 +37,9 @@ void forward_again(const CayleyCall<T>& call, int64_t begin, int64_t end) {
 template <class T>
 void forward_share(const CayleyCall<T>& call, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
-  if (plan_of<T>(call.n).path == Path::lanes) run_simd<LanesForward<T>>(&call, begin, end, scratch);
+  const Path path = plan_of<T>(call.n).path;
+  if (path == Path::tiny) run_tiny<TinyForward, T>(call, begin, end);
+  else if (path == Path::lanes) run_simd<LanesForward<T>>(&call, begin, end, scratch);
   else
     for (int64_t m = begin; m < end; ++m) call.failed[m] = !matrix_forward<T, T>(call, m, scratch);
   if (std::any_of(call.failed + begin, call.failed + end, [](uint8_t f) { return f != 0; }))
@@ -101,7 +104,9 @@ int64_t backward_scratch(int64_t n) {
 template <class T>
 void backward_share(const CayleyGradient<T>& call, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
-  if (plan_of<T>(call.n).path == Path::lanes) return run_simd<LanesBackward<T>>(&call, begin, end, scratch);
+  const Path path = plan_of<T>(call.n).path;
+  if (path == Path::tiny) return run_tiny<TinyBackward, T>(call, begin, end);
+  if (path == Path::lanes) return run_simd<LanesBackward<T>>(&call, begin, end, scratch);
   const int64_t n = call.n, tasks = strips_of(n);
   T *const U = static_cast<T*>(scratch), *const strips = U + n * largest_stride(n);
   for (int64_t m = begin; m < end; ++m) {

@@ -123,31 +123,79 @@ FASTPARAM_INLINE Vec<T, N> shuffle(const Vec<T, N>& a, const Vec<T, N>& b, const
 #endif
 }
 
-template <class T, int N, size_t... I>
-FASTPARAM_INLINE Vec<T, N> zip_from(const Vec<T, N>& a, const Vec<T, N>& b, int first,
-                                    std::index_sequence<I...>) {
+// The elements of a and b, counted through both, that Pick::at(i) names for each i.
+template <class Pick, class T, int N, size_t... I>
+FASTPARAM_INLINE Vec<T, N> pick(const Vec<T, N>& a, const Vec<T, N>& b, std::index_sequence<I...>) {
 #ifdef __clang__
-  return first == 0 ? __builtin_shufflevector(a, b, static_cast<int>(I / 2 + I % 2 * N)...)
-                    : __builtin_shufflevector(a, b, static_cast<int>(N / 2 + I / 2 + I % 2 * N)...);
+  return __builtin_shufflevector(a, b, Pick::template at<N>(I)...);
 #else
   using Index = Vec<typename UIntOf<sizeof(T)>::type, N>;
-  return first == 0 ? __builtin_shuffle(a, b, Index{(I / 2 + I % 2 * N)...})
-                    : __builtin_shuffle(a, b, Index{(N / 2 + I / 2 + I % 2 * N)...});
+  return __builtin_shuffle(a, b, Index{Pick::template at<N>(I)...});
 #endif
 }
 
-// An N x N tile in registers becomes its transpose: log2 N rounds in which rows r and r + N/2 are
-// interleaved.
+// In each 16 bytes: the groups of Group elements in the first (Half 0) or second half of a and b, in turn.
+template <int Width, int Group, int Half>
+struct Zip {
+  template <int N>
+  static constexpr int at(int i) {
+    const int lane = i / Width * Width, group = i % Width / Group;
+    return (group % 2 != 0 ? N : 0) + lane + Half * Width / 2 + group / 2 * Group + i % Group;
+  }
+};
+// Of the parts, Width elements each, that halves (Count 2) or quarters (Count 4) are: First and then every
+// Step-th, of a and of b.
+template <int Width, int First, int Step>
+struct Parts {
+  template <int N>
+  static constexpr int at(int i) {
+    const int part = i / Width, half = N / Width / 2;
+    return (part < half ? 0 : N) + (First + part % half * Step) * Width + i % Width;
+  }
+};
+
+template <class T, int N, int Group>
+FASTPARAM_INLINE void zip_rows(Vec<T, N> (&row)[N]) {
+  constexpr int kWidth = 16 / sizeof(T);
+  constexpr auto all = std::make_index_sequence<N>();
+  Vec<T, N> next[N];
+#pragma GCC unroll 16
+  for (int r = 0; r < N; r += 2 * Group)
+#pragma GCC unroll 16
+    for (int g = 0; g < Group; ++g) {
+      next[r + 2 * g] = pick<Zip<kWidth, Group, 0>, T, N>(row[r + g], row[r + g + Group], all);
+      next[r + 2 * g + 1] = pick<Zip<kWidth, Group, 1>, T, N>(row[r + g], row[r + g + Group], all);
+    }
+#pragma GCC unroll 16
+  for (int r = 0; r < N; ++r) row[r] = next[r];
+  if constexpr (2 * Group < kWidth) zip_rows<T, N, 2 * Group>(row);
+}
+
+// An N x N tile in registers becomes its transpose: first the squares of 16 bytes in place, inside of which
+// shuffles are cheapest, then those squares are exchanged.
 template <class T, int N>
 FASTPARAM_INLINE void transpose(Vec<T, N> (&row)[N]) {
-  for (int round = 1; round < N; round *= 2) {
-    Vec<T, N> next[N];
-    for (int r = 0; r < N / 2; ++r) {
-      next[2 * r] = zip_from<T, N>(row[r], row[r + N / 2], 0, std::make_index_sequence<N>());
-      next[2 * r + 1] = zip_from<T, N>(row[r], row[r + N / 2], 1, std::make_index_sequence<N>());
+  constexpr int kWidth = 16 / sizeof(T);
+  constexpr auto all = std::make_index_sequence<N>();
+  using V = Vec<T, N>;
+  zip_rows<T, N, 1>(row);
+#pragma GCC unroll 16
+  for (int c = 0; c < kWidth; ++c)
+    if constexpr (N == 2 * kWidth) {
+      const V a = row[c], b = row[kWidth + c];
+      row[c] = pick<Parts<kWidth, 0, 1>, T, N>(a, b, all);
+      row[kWidth + c] = pick<Parts<kWidth, 1, 1>, T, N>(a, b, all);
+    } else if constexpr (N == 4 * kWidth) {
+      V *const r0 = row + c, *const r1 = r0 + kWidth, *const r2 = r1 + kWidth, *const r3 = r2 + kWidth;
+      const V a = pick<Parts<kWidth, 0, 1>, T, N>(*r0, *r1, all),
+              b = pick<Parts<kWidth, 2, 1>, T, N>(*r0, *r1, all);
+      const V d = pick<Parts<kWidth, 0, 1>, T, N>(*r2, *r3, all),
+              e = pick<Parts<kWidth, 2, 1>, T, N>(*r2, *r3, all);
+      *r0 = pick<Parts<kWidth, 0, 2>, T, N>(a, d, all);
+      *r1 = pick<Parts<kWidth, 1, 2>, T, N>(a, d, all);
+      *r2 = pick<Parts<kWidth, 0, 2>, T, N>(b, e, all);
+      *r3 = pick<Parts<kWidth, 1, 2>, T, N>(b, e, all);
     }
-    for (int r = 0; r < N; ++r) row[r] = next[r];
-  }
 }
 
 }  // namespace fastparam::cpu

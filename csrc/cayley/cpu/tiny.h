@@ -1,0 +1,242 @@
+// Matrices of order 2 to 4: as many side by side as a vector has lanes, in registers, and the map in closed
+// form.
+//
+// Of a skew A of order 4, with s the sum of the squares of its entries above the diagonal, p its Pfaffian and
+// A* its dual (A*_12 = A_34, A*_13 = -A_24, A*_14 = A_23, ...),  A^3 = -s A + p A*  and so
+//   (I + A)^-1 = ((1 + s) I + A^2 - A - p A*) / (1 + s + p^2).
+// Smaller ones have p = 0. One division, and where the guard holds before there is nothing to look at after.
+#pragma once
+
+#include "../guard.h"
+#include "call.h"
+#include "signs.h"
+
+namespace fastparam::cpu {
+
+// Rows of Size numbers, one per matrix, as vectors of one number of each, and back.
+template <class T, int Bytes, int Size>
+struct Columns {
+  static constexpr int L = Bytes / sizeof(T), kTiles = (Size + L - 1) / L;
+  using V = Vec<T, L>;
+
+  static constexpr int first_of(int tile) { return Size < L ? 0 : tile * L < Size - L ? tile * L : Size - L; }
+
+  // end: up to there may be read. Rows that are not there repeat the last.
+  static FASTPARAM_INLINE void read(const T* x, const T* end, int live, V (&column)[Size]) {
+    T few[L * Size + L];
+    if (live < L || x + L * Size + L > end) {
+      std::memcpy(few, x, live * Size * sizeof(T));
+      for (int l = live; l < L; ++l) std::memcpy(few + l * Size, few + (live - 1) * Size, Size * sizeof(T));
+      x = few;
+    }
+#pragma GCC unroll 16
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int first = first_of(tile);
+      V t[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) t[l] = load<V>(x + l * Size + first);
+      transpose<T, L>(t);
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l)
+        if (first + l < Size) column[first + l] = t[l];
+    }
+  }
+  static FASTPARAM_INLINE void write(const V (&column)[Size], int live, T* y) {
+    T few[L * Size + L];
+    T* const to = live < L || Size < L ? few : y;
+#pragma GCC unroll 16
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int first = first_of(tile);
+      V t[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) t[l] = column[first + l < Size ? first + l : Size - 1];
+      transpose<T, L>(t);
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l)
+        store(to + l * Size + first, t[l]);  // what reaches over a row is written again with the next
+    }
+    if (to == few) std::memcpy(y, few, live * Size * sizeof(T));
+  }
+};
+
+template <class T, int N, int Bytes>
+struct Tiny {
+  static constexpr int L = Bytes / sizeof(T), kHalf = N * (N - 1) / 2;
+  using V = Vec<T, L>;
+  using Mask = MaskOf<T, L>;
+
+  // The place of (i, j), i < j, among the entries above the diagonal.
+  static constexpr int place(int i, int j) { return i * (2 * N - i - 1) / 2 + j - i - 1; }
+
+  // aA above the diagonal.
+  static FASTPARAM_INLINE void read_skew(const CayleyCall<T>& call, int64_t m, int live, V (&a)[kHalf]) {
+    const T *const x = call.in + m * call.entries(), *const end = call.in + call.batch * call.entries();
+    const T alpha = static_cast<T>(call.layout == Layout::lower ? -call.alpha : call.alpha);
+    if (call.layout == Layout::packed) {
+      Columns<T, Bytes, kHalf>::read(x, end, live, a);
+#pragma GCC unroll 16
+      for (int e = 0; e < kHalf; ++e) a[e] *= alpha;
+      return;
+    }
+    V all[N * N];
+    Columns<T, Bytes, N * N>::read(x, end, live, all);
+    const bool lower = call.layout == Layout::lower;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+      for (int j = i + 1; j < N; ++j) a[place(i, j)] = (lower ? all[j * N + i] : all[i * N + j]) * alpha;
+  }
+
+  // Negates columns; nothing where no sign of these matrices is negative.
+  template <int Count>
+  static FASTPARAM_INLINE void put_signs(const T* signs, const T* end, int live,
+                                         V* const (&matrices)[Count]) {
+    V s[N];
+    Columns<T, Bytes, N>::read(signs, end, live, s);
+    Mask negative{};
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j) negative |= flips_of<T, L>(s[j]);
+    if (!any(negative)) return;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j)
+        for (V* matrix : matrices) matrix[i * N + j] = flipped(matrix[i * N + j], flips_of<T, L>(s[j]));
+  }
+
+  static FASTPARAM_INLINE void forward(const CayleyCall<T>& call, int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; m += L) {
+      const int live = static_cast<int>(std::min<int64_t>(L, end - m));
+      V a[kHalf], q[N * N];
+      read_skew(call, m, live, a);
+      const auto at = [&](int i, int j) __attribute__((always_inline)) {
+        return i == j ? V{} : i < j ? a[place(i, j)] : -a[place(j, i)];
+      };
+      V squares[N];
+      V s{};
+      Mask ok = ~Mask{};
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        squares[j] = V{};
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i)
+          if (i != j) squares[j] += at(i, j) * at(i, j);
+        s += squares[j];
+        ok &= squares[j] <= static_cast<T>(kLargestSquares);
+      }
+      s *= T(0.5);
+      V p{};
+      if constexpr (N == 4) p = a[0] * a[5] - a[1] * a[4] + a[2] * a[3];
+      const V pp = p * p, scale = T(2) / (T(1) + s + pp);
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        q[i * N + i] = T(1) - scale * (squares[i] + pp);
+#pragma GCC unroll 16
+        for (int j = i + 1; j < N; ++j) {
+          V even{}, odd = at(i, j);
+#pragma GCC unroll 16
+          for (int k = 0; k < N; ++k)
+            if (k != i && k != j) even += at(i, k) * at(k, j);
+          if constexpr (N == 4)
+            odd += p * (place(i, j) == 1 || place(i, j) == 4 ? -a[5 - place(i, j)] : a[5 - place(i, j)]);
+          q[i * N + j] = scale * (even - odd);
+          q[j * N + i] = scale * (even + odd);
+        }
+      }
+      for (int l = 0; l < live; ++l) call.failed[m + l] = ok[l] == 0;
+      if (call.signs) put_signs(call.signs_of(m), call.signs_of(call.batch), live, {q});
+      Columns<T, Bytes, N * N>::write(q, live, call.out + m * N * N);
+    }
+  }
+
+  // U = P (G^T P) with P = Q D + I and G D in place of G.
+  static FASTPARAM_INLINE void gradient(V (&P)[N * N], V (&G)[N * N], V (&U)[N * N]) {
+    V R[N * N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) P[i * N + i] += T(1);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        R[i * N + j] = G[i] * P[j];
+#pragma GCC unroll 16
+        for (int k = 1; k < N; ++k) R[i * N + j] += G[k * N + i] * P[k * N + j];
+      }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < N; ++j) {
+        U[i * N + j] = P[i * N] * R[j];
+#pragma GCC unroll 16
+        for (int k = 1; k < N; ++k) U[i * N + j] += P[i * N + k] * R[k * N + j];
+      }
+  }
+
+  static FASTPARAM_INLINE void backward(const CayleyGradient<T>& call, int64_t begin, int64_t end) {
+    constexpr int kSize = N * N;
+    const T scale = static_cast<T>(-call.alpha / 2);
+    for (int64_t m = begin; m < end; m += L) {
+      const int live = static_cast<int>(std::min<int64_t>(L, end - m));
+      V P[kSize], G[kSize], U[kSize], D[kSize], half[kHalf];
+      Columns<T, Bytes, kSize>::read(call.Q + m * kSize, call.Q + call.batch * kSize, live, P);
+      Columns<T, Bytes, kSize>::read(call.G + m * kSize, call.G + call.batch * kSize, live, G);
+      if (call.signs) put_signs(call.signs_of(m), call.signs_of(call.batch), live, {P, G});
+      gradient(P, G, U);
+      if (call.layout == Layout::whole) {
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+          for (int j = 0; j < N; ++j) D[i * N + j] = U[j * N + i] * scale;
+        Columns<T, Bytes, kSize>::write(D, live, call.out + m * kSize);
+        continue;
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i)
+#pragma GCC unroll 16
+        for (int j = i + 1; j < N; ++j) half[place(i, j)] = (U[j * N + i] - U[i * N + j]) * scale;
+      if (call.layout == Layout::packed) {
+        Columns<T, Bytes, kHalf>::write(half, live, call.out + m * kHalf);
+        continue;
+      }
+      const bool lower = call.layout == Layout::lower;
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        D[i * N + i] = V{};
+#pragma GCC unroll 16
+        for (int j = i + 1; j < N; ++j) {
+          const V d = half[place(i, j)];
+          D[i * N + j] = lower ? V{} : d;
+          D[j * N + i] = lower ? -d : V{};
+        }
+      }
+      Columns<T, Bytes, kSize>::write(D, live, call.out + m * kSize);
+    }
+  }
+};
+
+template <class T, int N>
+struct TinyForward {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyCall<T>* call, int64_t begin, int64_t end) {
+    Tiny<T, N, Bytes>::forward(*call, begin, end);
+  }
+};
+template <class T, int N>
+struct TinyBackward {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t begin, int64_t end) {
+    Tiny<T, N, Bytes>::backward(*call, begin, end);
+  }
+};
+
+// Calls Body<T, n>, n = 2, 3 or 4.
+template <template <class, int> class Body, class T, class Call>
+void run_tiny(const Call& call, int64_t begin, int64_t end) {
+  switch (call.n) {
+    case 2: return run_simd<Body<T, 2>>(&call, begin, end);
+    case 3: return run_simd<Body<T, 3>>(&call, begin, end);
+    default: return run_simd<Body<T, 4>>(&call, begin, end);
+  }
+}
+
+}  // namespace fastparam::cpu
