@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import digits
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,11 @@ COMPLEX = (torch.complex64, torch.complex128)
 SIZES = (0, 1, 2, 3, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 100)
 BATCHES = ((), (1,), (3,), (2, 3))
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def orders(batch: tuple[int, ...]) -> tuple[int, ...]:
+    """Orders of the matrices of a batch: large ones in two of them, for how a batch is shaped shows at the small ones."""
+    return SIZES if batch in ((), (3,)) else SIZES[: SIZES.index(33) + 1]
 
 
 def as_tuple(X: Any) -> tuple[Any, ...]:
@@ -82,14 +89,18 @@ class Case:
         exact = {"rtol": 0, "atol": 0} if self.linear else {}
         torch.testing.assert_close(actual, expected, equal_nan=True, **exact)
 
+    def exact(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> Any:
+        """f(reference, *X) in more digits than X has: of float32 in float64, of float64 by digits.py."""
+        wide = [x.detach().to(torch.promote_types(x.dtype, F64)).requires_grad_(x.requires_grad) for x in X]
+        with digits.more() if wide[0].dtype == X[0].dtype else contextlib.nullcontext():
+            return f(self.bind(getattr(reference, self.reference.__name__)), *wide)
+
     def check_values(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> None:
-        """f(op, *X) as f(reference, *X): where the op is not linear no less accurate, in float64, than twice the reference's error."""
+        """f(op, *X) as f(reference, *X): where the op is not linear, with an error of at most twice the reference's in the same dtype."""
         actual, eager = f(self.bind(self.op), *X), f(self.bind(self.reference), *X)
         if self.linear:
             return self.check(actual, eager)
-        wide = [x.detach().to(torch.promote_types(x.dtype, F64)).requires_grad_(x.requires_grad) for x in X]
-        exact = f(self.bind(self.reference), *wide)
-        for y, e, truth in zip(*map(as_tuple, (actual, eager, exact)), strict=True):
+        for y, e, truth in zip(*map(as_tuple, (actual, eager, self.exact(f, X))), strict=True):
             if y.numel():
                 floor = 8 * y.shape[-1] ** 0.5 * torch.finfo(y.dtype).eps * max(1, truth.abs().max())
                 assert (y - truth).abs().max() <= 2 * (e - truth).abs().max() + floor

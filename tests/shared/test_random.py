@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from table import CASES, COMPLEX, F64, REAL, bits
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from table import CASES, COMPLEX, F64, REAL, bits
 
 cpu = settings(
     max_examples=250,
@@ -87,31 +87,28 @@ def test_complex(X, case):
 @given(X=layouts([F64]), V=st.integers(0, 2**16), case=st.sampled_from(CASES))
 def test_derivatives(X, V, case):
     torch.manual_seed(V)
+    G = torch.randn_like(X)
     ts = (X.clone().requires_grad_(), *(torch.randn_like(X, requires_grad=True) for _ in range(case.tensors - 1)))
-    ours, theirs = case.bind(case.op), case.bind(case.reference)
-    close = {} if case.linear else {"rtol": 1e-5, "atol": 1e-5}
-    gradients = [torch.autograd.grad((f(*ts) ** 3).sum(), ts) for f in (ours, theirs)]
-    torch.testing.assert_close(*gradients, **close)
+    case.check_values(lambda f, *ts: torch.autograd.grad(f(*ts), ts, G), ts)
     plain = tuple(t.detach() for t in ts)
-    tangents = [torch.func.jvp(f, plain, tuple(t.mT for t in plain))[1] for f in (ours, theirs)]
-    torch.testing.assert_close(*tangents, **close)
+    tangents = [torch.func.jvp(case.bind(f), plain, tuple(t.mT for t in plain))[1] for f in (case.op, case.reference)]
+    torch.testing.assert_close(*tangents)
 
 
 @settings(cpu, max_examples=100)
 @given(X=layouts(REAL), data=st.data(), case=st.sampled_from([case for case in CASES if case.public]))
 def test_vmap(X, data, case):
-    if X.dim() < 3:
-        return
+    """As a loop over the op, whose values are judged above."""
+    assume(X.dim() > 2 and X.shape[0] > 0)
     dim = data.draw(st.integers(0, X.dim() - 1))
-    ts = (X.movedim(0, dim),) * case.tensors
-    ours, theirs = (torch.vmap(case.bind(f), in_dims=dim)(*ts) for f in (case.public, case.reference))
-    case.check(ours, theirs)
+    f = case.bind(case.public)
+    case.check(torch.vmap(f, in_dims=dim)(X.movedim(0, dim)), torch.stack([f(x) for x in X]))
 
 
-@pytest.mark.parametrize("shape", [(7, 3, 257, 257), (100, 64, 64), (4097, 3, 3), (1, 1025, 1025)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 257, 257), (100, 64, 64), (4097, 3, 3), (1, 1025, 1025)], ids=str)
 def test_large(shape):
     """Sizes at which work is divided, at every dtype and from transposed memory."""
     for dtype in REAL:
-        for case in CASES:
+        for case in CASES if shape[-1] < 1000 else [case for case in CASES if case.linear]:
             compare(case, torch.randn(shape, dtype=dtype))
         compare(CASES[0], torch.randn(shape, dtype=dtype).mT)

@@ -1,0 +1,143 @@
+"""Nearly twice the digits of float64, made of float64: the judge of results in float64 and complex128.
+
+The same expression in float64 cannot be their judge: its own error would count as none, and another rounding in a BLAS as
+an error of ours. Here a value is a pair of tensors whose unrounded sum it is, and a product of matrices is a sum of products
+of slices with so few bits that each of them is exact, in whatever order and by whatever instructions a BLAS adds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastparam import _reference as reference
+
+Pair = tuple[Tensor, Tensor]
+SLICES = 4  # of 20 bits or more each, up to order 2048
+
+
+def add(a: Tensor, b: Tensor) -> Pair:
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def add_pairs(x: Pair, y: Pair) -> Pair:
+    high, low = add(x[0], y[0])
+    return add(high, low + (x[1] + y[1]))
+
+
+def halves(a: Any) -> Any:
+    """Two numbers of 26 bits, whose products are exact (Veltkamp)."""
+    c = a * 134217729.0
+    return c - (c - a), a - (c - (c - a))
+
+
+def times(x: Pair, factor: float) -> Pair:
+    high, (a, b), (c, d) = x[0] * factor, halves(x[0]), halves(factor)
+    return add(high, ((a * c - high) + a * d + b * c) + b * d + x[1] * factor)
+
+
+def slices(X: Tensor, dim: int, bits: int) -> list[Tensor]:
+    """Parts of X: the first has so many bits below the largest entry along the dimension, each other one as many below the last."""
+    exponent = torch.frexp(X.abs().amax(dim, keepdim=True)).exponent.double()
+    parts = []
+    for i in range(SLICES):
+        rounder = 0.75 * torch.exp2(exponent + 53 - bits * (i + 1))
+        parts.append((X + rounder) - rounder)
+        X = X - parts[-1]
+    return parts
+
+
+def pair(x: Tensor | Pair) -> Pair:
+    return x if isinstance(x, tuple) else (x, torch.zeros_like(x))
+
+
+def product(x: Tensor | Pair, y: Tensor | Pair) -> Pair:
+    """A product of matrices, to 2^-80 of the largest entries of a row of the first and of a column of the second."""
+    x, y = pair(x), pair(y)
+    if x[0].is_complex():
+        (a, b), (c, d) = (((z[0].real, z[1].real), (z[0].imag, z[1].imag)) for z in (x, y))
+        re, im = add_pairs(product(a, c), times(product(b, d), -1)), add_pairs(product(a, d), product(b, c))
+        return torch.complex(re[0], im[0]), torch.complex(re[1], im[1])
+    total = pair(x[0] @ y[1] + x[1] @ y[0])
+    if total[0].numel() and x[0].shape[-1]:
+        bits = (53 - math.ceil(math.log2(SLICES * x[0].shape[-1]))) // 2
+        a, b = slices(x[0], -1, bits), slices(y[0], -2, bits)
+        for last in reversed(range(SLICES)):
+            total = add_pairs(total, pair(sum(a[i] @ b[last - i] for i in range(last + 1))))
+    return total
+
+
+def adjoint(x: Pair) -> Pair:
+    return x[0].mH, x[1].mH
+
+
+def identity(X: Tensor) -> Tensor:
+    return torch.eye(X.shape[-1], dtype=X.dtype, device=X.device).expand_as(X)
+
+
+def twice_inverse(A: Tensor, alpha: float) -> Pair:
+    """P = 2 (I + alpha A)^-1: the inverse M in float64 and two of Newton's steps, M + M (I - (I + alpha A) M)."""
+    I = identity(A)
+    M = pair(torch.linalg.inv(I + alpha * A))
+    for _ in range(2):
+        residual = add_pairs(pair(I), times(add_pairs(M, times(product(A, M), alpha)), -1))
+        M = add_pairs(M, pair(M[0] @ sum(residual)))
+    return 2 * M[0], 2 * M[1]
+
+
+def sandwich(P: Pair, G: Tensor, alpha: float) -> Tensor:
+    return sum(product(product(P, G), P)) * (-alpha / 2)
+
+
+class Cayley(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, alpha: float) -> Tensor:
+        P, ctx.alpha = twice_inverse(A, alpha), alpha
+        ctx.save_for_backward(*P)
+        return sum(add_pairs(P, pair(-identity(A))))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, None]:
+        return sandwich(adjoint(ctx.saved_tensors), G, ctx.alpha), None
+
+
+class CayleyBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, G: Tensor, Q: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(G, Q)
+        ctx.alpha = alpha
+        return sandwich(adjoint(add(Q, identity(Q))), G, alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, H: Tensor) -> tuple[Tensor, Tensor, None]:
+        G, Q = ctx.saved_tensors
+        P = add(Q, identity(Q))
+        dQ = add_pairs(product(product(G, adjoint(P)), H.mH), product(product(H.mH, adjoint(P)), G))
+        return sandwich(P, H, ctx.alpha), sum(dQ) * (-ctx.alpha / 2), None
+
+
+def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
+    return reference.signed(Cayley.apply(A, alpha), signs)
+
+
+def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
+    return CayleyBackward.apply(reference.signed(G, signs), reference.signed(Q, signs), alpha)
+
+
+@contextlib.contextmanager
+def more() -> Iterator[None]:
+    """Every reference has these digits in its inverses and products, for its value and its first derivative, and is rounded to float64
+    at the end; all else that a reference does moves entries, or adds two of them."""
+    with mock.patch.multiple(reference, cayley=cayley, cayley_backward=cayley_backward):
+        yield
