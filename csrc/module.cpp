@@ -17,6 +17,12 @@ const char* compiler() {
 #endif
 }
 
+std::vector<std::string> supported_levels() {
+  std::vector<std::string> names;
+  for (const auto& level : fastparam::cpu::supported_levels()) names.emplace_back(level.name);
+  return names;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -45,6 +51,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("check_matrices", torch::wrap_pybind_function(&check_matrices), py::arg("op"), py::arg("argument"),
         py::arg("X"));
   m.def("compiler", &compiler);
+  m.def("supported_levels", &supported_levels,
+        "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, the lowest first.");
   m.def("vector_bytes", &cpu::vector_bytes,
         "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
 }

@@ -2,11 +2,11 @@
 // matrices that are not skew.
 //
 // Gauss-Jordan in place, a panel of columns at a time. Rows stay where they are: order[k] is the pivot row of
-// step k, the inverse of row-permuted B is read out at the end. Of a panel, whose columns become those of the
-// transformation, all other columns take
-//   S_i <- S_i + panel_i P  (i no pivot row of the panel),   S_i <- panel_i P  (i one of them),   P: the
-//   pivot rows before.
-// That product has all the work; its strips are what threads share, and no result depends on how.
+// step k, the inverse of row-permuted B is read out at the end. All other columns then take the panel's
+// steps: the pivot rows one after the other, every other row i at once,
+//   S_i <- S_i - factors_i R,   R_c: pivot row c as it was at step c, over the pivot.
+// (To multiply by the inverse of the pivot block instead, which can be ill conditioned, costs digits.) That
+// product has all the work; its strips are what threads share, and no result depends on how.
 #pragma once
 
 #include "../../core/cpu/dense/householder.h"
@@ -18,7 +18,8 @@ template <class T>
 struct Exchanges {
   Square<T> S;
   int64_t n;
-  T* panel;          // n rows of kPivotPanel
+  T* panel;          // n rows of kPivotPanel: the columns of the panel,
+  T* factors;        // and minus what of each pivot row was taken from row i; of that row itself, 1 / pivot
   int32_t* order;    // the pivot row of each step,
   int32_t* step_of;  // and the step in which a row was it: -1, until it was
   bool* singular;    // set where no pivot is left but 0
@@ -41,12 +42,14 @@ struct PanelBody {
       T* const row = e->panel + pivot * kPivotPanel;
       const T inverse = std::abs(row[c]) < e->least ? std::copysign(1 / e->least, row[c]) : 1 / row[c];
       row[c] = 1;
+      e->factors[pivot * kPivotPanel + c] = inverse;
       for (int64_t j = 0; j < width; j += W) store(row + j, load<V>(row + j) * inverse);
       for (int64_t i = 0; i < n; ++i) {
         if (i == pivot) continue;
         T* const other = e->panel + i * kPivotPanel;
         const T factor = other[c];
         other[c] = 0;
+        e->factors[i * kPivotPanel + c] = -factor;
         for (int64_t j = 0; j < width; j += W)
           store(other + j, load<V>(other + j) - factor * load<V>(row + j));
       }
@@ -82,15 +85,27 @@ struct ExchangedStripBody {
   template <int Bytes>
   static FASTPARAM_INLINE void columns(const Exchanges<T>& e, int64_t k, int64_t j, int64_t last) {
     if (j >= last) return;
-    alignas(64) T pivots[kPivotPanel * kStrip];
-    const int64_t depth = std::min(kPivotPanel, e.n - k);
+    constexpr int W = Bytes / sizeof(T);
+    using V = Vec<T, W>;
+    alignas(64) T rows[kPivotPanel * kStrip], R[kPivotPanel * kStrip];
+    const int64_t depth = std::min(kPivotPanel, e.n - k), bytes = (last - j) * sizeof(T);
+    const int32_t* const order = e.order + k;
+    for (int64_t c = 0; c < depth; ++c) std::memcpy(rows + c * kStrip, e.S.row(order[c]) + j, bytes);
     for (int64_t c = 0; c < depth; ++c) {
-      T* const row = e.S.row(e.order[k + c]) + j;
-      std::memcpy(pivots + c * kStrip, row, (last - j) * sizeof(T));
-      std::memset(row, 0, (last - j) * sizeof(T));
+      T *const taken = R + c * kStrip, *const own = rows + c * kStrip;
+      const T inverse = e.factors[order[c] * kPivotPanel + c];
+      for (int64_t x = 0; x < last - j; x += W) store(taken + x, load<V>(own + x) * inverse);
+      for (int64_t r = 0; r < depth; ++r) {
+        const T factor = e.factors[order[r] * kPivotPanel + c];
+        T* const row = rows + r * kStrip;
+        for (int64_t x = 0; x < last - j; x += W)
+          store(row + x, load<V>(row + x) + factor * load<V>(taken + x));
+      }
+      std::memcpy(own, taken, bytes);
     }
-    Product<T, Bytes>{e.panel, kPivotPanel, pivots, kStrip, e.S.S + j, e.S.stride, depth, true}
+    Product<T, Bytes>{e.factors, kPivotPanel, R, kStrip, e.S.S + j, e.S.stride, depth, true}
         .template run<false>(0, e.n, 0, last - j);
+    for (int64_t c = 0; c < depth; ++c) std::memcpy(e.S.row(order[c]) + j, rows + c * kStrip, bytes);
   }
 };
 
@@ -227,7 +242,8 @@ struct WriteBody {
 
 template <class T>
 int64_t pivoted_scratch_bytes(int64_t n) {
-  return (3 * (n + 4) * largest_stride(n + 4) + n * kPivotPanel) * sizeof(T) + n * (2 * sizeof(int32_t) + 1);
+  return (3 * (n + 4) * largest_stride(n + 4) + 2 * n * kPivotPanel) * sizeof(T) +
+         n * (2 * sizeof(int32_t) + 1);
 }
 
 // Q of matrix m by elimination with row exchanges: of a whole one that may be any, in its own type; of a skew
@@ -239,7 +255,8 @@ bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   const Square<T> S{static_cast<T*>(scratch), padded.rows, padded.width, padded.stride};
   const int64_t strips = strips_of(S.width);
   T *const Q = S.row(S.rows), *const E = Q + S.rows * S.stride, *const panel = E + S.rows * S.stride;
-  int32_t* const order = reinterpret_cast<int32_t*>(panel + n * kPivotPanel);
+  T* const factors = panel + n * kPivotPanel;
+  int32_t* const order = reinterpret_cast<int32_t*>(factors + n * kPivotPanel);
   uint8_t* const failed = reinterpret_cast<uint8_t*>(order + 2 * n);
   Pivoted<T, In> pivoted{call, m, S, Q, E, 1, failed};
 
@@ -272,7 +289,7 @@ bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   // Of a skew A the inverse of what is left at any step is a part of M, of norm 1 at most: its columns are of
   // norm 1 at least.
   const T least = call.layout == Layout::whole ? T(0) : pivoted.scale / (2 * std::sqrt(static_cast<T>(n)));
-  const Exchanges<T> exchanges{S, n, panel, order, order + n, &singular, least};
+  const Exchanges<T> exchanges{S, n, panel, factors, order, order + n, &singular, least};
   invert_with_exchanges(exchanges);
   parallel_tasks<ReadOutBody<T, In>>(n, strips, &pivoted, &exchanges);
   if constexpr (std::is_same_v<T, double>)

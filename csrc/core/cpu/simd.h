@@ -3,18 +3,25 @@
 //   struct Body { template <int Bytes> static FASTPARAM_INLINE void run(...); };   // Bytes: the width of a
 //   vector register run_simd<Body>(...);
 //
-// The level is torch's own, so ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses it. Everything a body calls
-// must be FASTPARAM_INLINE: what is called out of line, a lambda included, is compiled for the baseline.
+// The level is the lower of torch's own, which ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses, and the CPU's.
+// Everything a body calls must be FASTPARAM_INLINE: a function that is called out of line, a lambda included,
+// is compiled for the baseline.
 #pragma once
 
-#include <ATen/Version.h>
+#include <c10/macros/Export.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <utility>
+#include <vector>
 
 #define FASTPARAM_INLINE inline __attribute__((always_inline))
+
+namespace at {
+TORCH_API std::string get_cpu_capability();  // declared in ATen/Version.h, which includes most of ATen
+}
 
 namespace fastparam::cpu {
 
@@ -30,16 +37,37 @@ __attribute__((target("arch=x86-64-v3"))) auto run_v3(A... a) {
 }
 #endif
 
+struct Level {
+  const char* name;  // torch's, in lower case
+  int bytes;         // of a vector register
+};
+
+// The levels that this CPU can run, the lowest first.
+inline std::vector<Level> supported_levels() {
+  std::vector<Level> levels{{"default", 16}};
+#ifdef FASTPARAM_X86_LEVELS
+  if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+        __builtin_cpu_supports("bmi2")))
+    return levels;
+  levels.push_back({"avx2", 32});
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    levels.push_back({"avx512", 64});
+#endif
+  return levels;
+}
+
+// torch takes the variable's word for it, even where the CPU has no such level.
+inline int level_in_use() {
+  const std::string torchs = at::get_cpu_capability();
+  const int wanted = torchs == "AVX512" ? 64 : torchs == "AVX2" ? 32 : 16;
+  return std::min(wanted, supported_levels().back().bytes);
+}
+
 // Bytes of a vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
 inline int vector_bytes() {
-  static const int bytes = [] {
-#ifdef FASTPARAM_X86_LEVELS
-    const std::string level = at::get_cpu_capability();
-    if (level == "AVX512") return 64;
-    if (level == "AVX2") return 32;
-#endif
-    return 16;
-  }();
+  static const int bytes = level_in_use();
   return bytes;
 }
 
