@@ -1,8 +1,9 @@
-"""Builds fastparam._C against the torch that is installed: csrc/**/*.cpp, plus csrc/**/*.cu when CUDA is built.
+"""Builds fastparam._C against the torch that is installed: csrc/**/*.cpp, plus csrc/**/*.cu when CUDA is
+built.
 
-FASTPARAM_BUILD       auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or fail, saying what is missing
-TORCH_CUDA_ARCH_LIST  architectures, in torch's own syntax
-MAX_JOBS              compilers at a time; the default follows cores and memory
+FASTPARAM_BUILD       auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or
+fail, saying what is missing TORCH_CUDA_ARCH_LIST  architectures, in torch's own syntax MAX_JOBS
+compilers at a time; the default follows cores and memory
 """
 
 from __future__ import annotations
@@ -20,23 +21,31 @@ from setuptools import Extension, setup
 # What a build compiles into objects; the other commands (sdist, egg_info) work without torch.
 COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "dist_info", "editable_wheel", "install"}
 GIB_PER_JOB = 2.5
-OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]  # at::parallel_for is a header: without it the loops are serial
+OPENMP = (
+    [] if sys.platform == "darwin" else ["-fopenmp"]
+)  # at::parallel_for is a header: without it the loops are serial
 CXX = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", *OPENMP]
 NVCC = ["-O3", "--expt-relaxed-constexpr"]
 
 
 def find_cuda_home() -> None:
-    """Sets CUDA_HOME from nvcc itself, which may be a script far from its toolkit; torch reads it when cpp_extension is imported."""
+    """Sets CUDA_HOME from nvcc itself, which may be a script far from its toolkit; torch reads it when
+    cpp_extension is imported.
+    """
     nvcc = shutil.which("nvcc")
     if nvcc and not (os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")):
-        said = subprocess.run([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True).stderr
+        said = subprocess.run(
+            [nvcc, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True
+        ).stderr
         top = re.search(r"^#\$ TOP=(.*)$", said, re.M)
         if top:
             os.environ["CUDA_HOME"] = os.path.realpath(top[1])
 
 
 def toolkit_version(home: str) -> tuple[int, int]:
-    said = subprocess.run([os.path.join(home, "bin", "nvcc"), "--version"], capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [os.path.join(home, "bin", "nvcc"), "--version"], capture_output=True, text=True
+    ).stdout
     found = re.search(r"release (\d+)\.(\d+)", said)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
@@ -107,7 +116,9 @@ def extension_and_command() -> tuple[Extension, type]:
             lines = ['"""What this copy was built for; written by setup.py."""', ""] + [
                 f"{name} = {value!r}" for name, value in facts.items()
             ]
-            Path(self.get_ext_fullpath("fastparam._C")).with_name("_built.py").write_text("\n".join(lines) + "\n")
+            Path(self.get_ext_fullpath("fastparam._C")).with_name("_built.py").write_text(
+                "\n".join(lines) + "\n"
+            )
 
     return kind("fastparam._C", sorted(sources), extra_compile_args=flags, extra_link_args=OPENMP), Build
 

@@ -1,8 +1,10 @@
-"""Orthogonal weights by the Cayley map: exact solves, PEFT's truncated series, torch's and geotorch's own, and matrix products.
+"""Orthogonal weights by the Cayley map: exact solves, PEFT's truncated series, torch's and geotorch's own,
+and matrix products.
 
-The contenders keep their own conventions (sign and scale of alpha, triangle): none is charged a conversion, and each is judged
-by the map that it means, the truncated series by the exact map that it approximates. Inputs have a spectral norm of about 1, unless
-the name of the op says another. geotorch and PEFT come with the extra "rivals"; without it they show as absent.
+The contenders keep their own conventions (sign and scale of alpha, triangle): none is charged a conversion,
+and each is judged by the map that it means, the truncated series by the exact map that it approximates.
+Inputs have a spectral norm of about 1, unless the name of the op says another. geotorch and PEFT come with
+the extra "rivals"; without it they show as absent.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def identity(X: Tensor) -> Tensor:
 
 
 class Product(torch.autograd.Function):
-    """The floor of a square map: one matrix product forward, two backward; what they multiply is not the question."""
+    """The floor of a square map: one matrix product forward, two backward; what they multiply is not the
+    question.
+    """
 
     @staticmethod
     def forward(ctx: Any, X: Tensor, S: Tensor) -> Tensor:
@@ -86,7 +90,9 @@ def geotorch(X: Tensor) -> Map | None:
 
 
 def square(X: Tensor) -> dict[str, Map | None]:
-    """X in full. The eager chain is the tutorial's: ``Skew``, then its ``CayleyMap`` with the identity as a buffer."""
+    """X in full. The eager chain is the tutorial's: ``Skew``, then its ``CayleyMap`` with the identity as a
+    buffer.
+    """
     I, S = identity(X), X.clone()
 
     def eager(X: Tensor) -> Tensor:
@@ -104,7 +110,9 @@ def square(X: Tensor) -> dict[str, Map | None]:
 
 
 def packed(v: Tensor) -> dict[str, Map | None]:
-    """The entries above the diagonal, as OFT keeps them. The eager chain is the tutorial's, on the unpacked vector."""
+    """The entries above the diagonal, as OFT keeps them. The eager chain is the tutorial's, on the unpacked
+    vector.
+    """
     n = math.isqrt(2 * v.shape[-1]) + 1
     rows, columns = torch.triu_indices(n, n, 1, device=v.device)
     I = torch.eye(n, device=v.device, dtype=v.dtype)
@@ -133,7 +141,9 @@ def packed(v: Tensor) -> dict[str, Map | None]:
 
 
 def tall(X: Tensor) -> dict[str, Map | None]:
-    """Orthonormal columns; the tutorial has none, so that eager is torch's ``orthogonal``, which solves an n x n system."""
+    """Orthonormal columns; the tutorial has none, so that eager is torch's ``orthogonal``, which solves an n
+    x n system.
+    """
     return {
         "eager": torch_orthogonal(X),
         "geotorch": geotorch(X),
@@ -166,16 +176,24 @@ class EagerCayley(nn.Module):
 def layers(X: Tensor) -> dict[str, Map]:
     """The floor is a parametrization that does nothing: torch's own machinery."""
     chain = nn.Sequential(EagerSkew(), EagerCayley(X.shape[-1])).to(X.device, X.dtype)
-    return {"eager": weight_of(X, chain), "fastparam": weight_of(X, fastparam.SkewCayley()), "floor": weight_of(X, nn.Identity())}
+    return {
+        "eager": weight_of(X, chain),
+        "fastparam": weight_of(X, fastparam.SkewCayley()),
+        "floor": weight_of(X, nn.Identity()),
+    }
 
 
 def gaussian(norm: float, vector: bool = False) -> Draw:
-    """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in full."""
+    """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in
+    full.
+    """
 
     def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         n = shape[-1]
         wanted = (*shape[:-2], n * (n - 1) // 2) if vector else shape
-        return torch.randn(wanted, generator=generator, device=generator.device) * norm / (2 * shape[-2] ** 0.5)
+        return (
+            torch.randn(wanted, generator=generator, device=generator.device) * norm / (2 * shape[-2] ** 0.5)
+        )
 
     return draw
 
@@ -188,14 +206,18 @@ def orthogonality(Q: Tensor) -> float:
 # Each contender's own convention of the map, exactly; of those not named here it is eager's.
 TORCH = partial(_reference.stiefel_cayley, alpha=-0.5, lower=True)
 MEANS = {"eager": _reference.skew_cayley, "torch orthogonal": TORCH, "geotorch": TORCH}
-MEANS_PACKED = {"eager": _reference.skew_cayley_packed, "PEFT Neumann-5": partial(_reference.skew_cayley_packed, alpha=-1.0)}
+MEANS_PACKED = {
+    "eager": _reference.skew_cayley_packed,
+    "PEFT Neumann-5": partial(_reference.skew_cayley_packed, alpha=-1.0),
+}
 
 SQUARE = ("eager", "compile", "torch orthogonal", "geotorch", "fastparam", "floor")
 PACKED = ("eager", "compile", "PEFT exact", "PEFT Neumann-5", "fastparam", "floor")
 TALL = ("eager", "geotorch", "fastparam", "floor")
 
 
-# Forward reads a triangle and writes Q; backward reads Q and G and writes the triangle that counts, with zeros.
+# Forward reads a triangle and writes Q; backward reads Q and G and writes the triangle that counts, with
+# zeros.
 WORK = Work(words=(1.5, 4.5), flops=(2, 6))
 WORK_PACKED = Work(words=(1.5, 4), flops=(2, 6))
 
@@ -211,18 +233,38 @@ def vector_op(name: str, norm: float) -> Op:
 SKEW = full_op("skew_cayley", 1.0)
 VECTOR = vector_op("skew_cayley_packed", 1.0)
 STIEFEL = Op("stiefel_cayley", tall, TALL, gaussian(1.0), {"eager": TORCH}, orthogonality)
-LAYER = Op("layer.weight orthogonal", layers, ("eager", "fastparam", "floor"), gaussian(1.0), MEANS, orthogonality)
+LAYER = Op(
+    "layer.weight orthogonal", layers, ("eager", "fastparam", "floor"), gaussian(1.0), MEANS, orthogonality
+)
 
 CALLS = ((4, 4), (16, 16))
-BATCHES = ((16384, 4, 4), (4096, 8, 8), (1024, 16, 16), (456, 24, 24), (256, 32, 32), (114, 48, 48), (64, 64, 64))
+BATCHES = (
+    (16384, 4, 4),
+    (4096, 8, 8),
+    (1024, 16, 16),
+    (456, 24, 24),
+    (256, 32, 32),
+    (114, 48, 48),
+    (64, 64, 64),
+)
 CLIENTS = ((1024, 4, 4), (192, 16, 16), (40, 32, 32), (4, 320, 320))  # BOFT, LyCORIS, kohya
 SINGLE = ((128, 128), (256, 256), (512, 512), (1024, 1024), (2048, 2048))
 CLIENTS_PACKED = ((128, 32, 32), (448, 32, 32), (32, 96, 96), (172, 64, 64), (20, 256, 256))  # PEFT OFT, POET
 
-CASES: list[Case] = [*grid(SKEW, CALLS + BATCHES + CLIENTS + SINGLE, quick=((4096, 8, 8), (256, 32, 32), (256, 256), (1024, 1024)))]
+CASES: list[Case] = [
+    *grid(
+        SKEW,
+        CALLS + BATCHES + CLIENTS + SINGLE,
+        quick=((4096, 8, 8), (256, 32, 32), (256, 256), (1024, 1024)),
+    )
+]
 CASES += grid(SKEW, ((1024, 16, 16), (256, 256)), dtypes=(torch.float64,))
-CASES += grid(full_op("skew_cayley norm 100", 100.0), ((1024, 16, 16), (256, 32, 32), (512, 512)))  # what its pivoting costs
-CASES += grid(vector_op("skew_cayley_packed norm 0.1", 0.1), ((128, 32, 32),))  # where a truncated series is at its best
+CASES += grid(
+    full_op("skew_cayley norm 100", 100.0), ((1024, 16, 16), (256, 32, 32), (512, 512))
+)  # what its pivoting costs
+CASES += grid(
+    vector_op("skew_cayley_packed norm 0.1", 0.1), ((128, 32, 32),)
+)  # where a truncated series is at its best
 CASES += grid(VECTOR, BATCHES + CLIENTS_PACKED, quick=((1024, 16, 16), (128, 32, 32)))
 CASES += grid(STIEFEL, ((1024, 64),), quick=((1024, 64),))
 CASES += grid(STIEFEL, ((4096, 128),), rounds=3)
@@ -230,7 +272,8 @@ CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
 
 
 @pytest.mark.parametrize(
-    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+    ("case", "contender"),
+    [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders],
 )
 def test_cayley(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
     compete(case, contender)

@@ -1,4 +1,6 @@
-"""Pruned weights: bit-packed and bool masks against float masks, ``where``, ``masked_fill``, torch's own pruning and a copy."""
+"""Pruned weights: bit-packed and bool masks against float masks, ``where``, ``masked_fill``, torch's own
+pruning and a copy.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def elementwise(X: Tensor) -> dict[str, Map]:
 
 
 def broadcast(*kept: int) -> Callable[[Tensor], dict[str, Map]]:
-    """A mask with elements of its own along the ``kept`` dimensions only. The eager one is a float mask of that shape."""
+    """A mask with elements of its own along the ``kept`` dimensions only. The eager one is a float mask of
+    that shape.
+    """
 
     def build(X: Tensor) -> dict[str, Map]:
         mask = draw(X, tuple(size if d in kept else 1 for d, size in enumerate(X.shape)))
@@ -84,7 +88,17 @@ OTHERS = ((512, 512, 3, 3), (1000, 4099))
 QUICK = ((16, 16), (512, 512), (1024, 1024), (512, 512, 3, 3))
 OTHER_DTYPES = (torch.float64, torch.bfloat16, torch.float16)
 
-RIVALS = ("eager", "compile", "bool mask", "where", "masked_fill", "torch prune", "fastparam", "fastparam bool", "floor")
+RIVALS = (
+    "eager",
+    "compile",
+    "bool mask",
+    "where",
+    "masked_fill",
+    "torch prune",
+    "fastparam",
+    "fastparam bool",
+    "floor",
+)
 SHORT = ("eager", "compile", "where", "fastparam", "floor")
 
 BROADCAST = Work(words=(2, 4))
@@ -94,15 +108,23 @@ CASES += grid(PRUNE, ((8192, 8192),), devices=GPUS)
 CASES += grid(PRUNE, ((16, 16), (1024, 1024)), dtypes=OTHER_DTYPES)
 CASES += grid(Op("masked_prune row mask", broadcast(1), contenders=SHORT, work=BROADCAST), ((1024, 1024),))
 CASES += grid(Op("masked_prune column mask", broadcast(0), contenders=SHORT, work=BROADCAST), ((1024, 1024),))
-CASES += grid(Op("masked_prune channel mask", broadcast(0), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),))
-CASES += grid(Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),))
 CASES += grid(
-    Op("layer.weight pruned", layers, contenders=("eager", "fastparam", "floor")), ((16, 16),), quick=((16, 16),), passes=(False,)
+    Op("masked_prune channel mask", broadcast(0), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),)
+)
+CASES += grid(
+    Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),)
+)
+CASES += grid(
+    Op("layer.weight pruned", layers, contenders=("eager", "fastparam", "floor")),
+    ((16, 16),),
+    quick=((16, 16),),
+    passes=(False,),
 )
 
 
 @pytest.mark.parametrize(
-    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+    ("case", "contender"),
+    [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders],
 )
 def test_prune(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
     compete(case, contender)

@@ -1,4 +1,6 @@
-"""Symmetric and skew-symmetric matrices against the eager expressions, torch.compile and a copy of the matrix."""
+"""Symmetric and skew-symmetric matrices against the eager expressions, torch.compile and a copy of the
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from fastparam import _reference
 
 
 def rivals(name: str) -> Callable[[Tensor], dict[str, Map]]:
-    contenders = {"eager": getattr(_reference, name), "fastparam": getattr(fastparam.functional, name), "floor": torch.clone}
+    contenders = {
+        "eager": getattr(_reference, name),
+        "fastparam": getattr(fastparam.functional, name),
+        "floor": torch.clone,
+    }
     return lambda X: dict(contenders)
 
 
@@ -28,7 +34,11 @@ class Eager(nn.Module):
 def layers(X: Tensor) -> dict[str, Map]:
     """The floor is a parametrization that does nothing: torch's own machinery."""
 
-    return {"eager": weight_of(X, Eager()), "fastparam": weight_of(X, fastparam.Symmetric()), "floor": weight_of(X, nn.Identity())}
+    return {
+        "eager": weight_of(X, Eager()),
+        "fastparam": weight_of(X, fastparam.Symmetric()),
+        "floor": weight_of(X, nn.Identity()),
+    }
 
 
 CALLS = ((4, 4), (8, 8), (16, 16))
@@ -50,7 +60,8 @@ CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
 
 
 @pytest.mark.parametrize(
-    ("case", "contender"), [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders]
+    ("case", "contender"),
+    [pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in case.op.contenders],
 )
 def test_triangular(case: Case, contender: str, compete: Callable[[Case, str], None]) -> None:
     compete(case, contender)

@@ -1,4 +1,6 @@
-"""A device's own limits, measured: how fast it copies memory and how fast it multiplies matrices; and the time they leave for a case."""
+"""A device's own limits, measured: how fast it copies memory and how fast it multiplies matrices; and the
+time they leave for a case.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from torch import Tensor
 
 COPIED = 2**30  # bytes of each buffer, on a GPU: many times any cache
 ORDER = 8192
-RATES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 1}  # dtype: divisor of the order; some GPUs are slow in float64
+RATES = {
+    torch.float32: 1,
+    torch.float64: 2,
+    torch.bfloat16: 1,
+}  # dtype: divisor of the order; some GPUs are slow in float64
 
 
 def copy_rate(device: str, size: int = COPIED, rounds: int = 15) -> float:
@@ -43,14 +49,18 @@ def measured(device: str, size: int = COPIED, order: int = ORDER) -> dict[str, f
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False  # the ops compute in full float32
     try:
-        rates = {DTYPE_NAMES[dtype]: product_rate(device, dtype, order // divisor) for dtype, divisor in RATES.items()}
+        rates = {
+            DTYPE_NAMES[dtype]: product_rate(device, dtype, order // divisor)
+            for dtype, divisor in RATES.items()
+        }
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
     return {"copy": copy_rate(device, size), **rates}
 
 
 def floor_seconds(case: Case, rates: dict[str, float]) -> float:
-    """The counted bytes at the copy's rate, or the counted operations at the matrix product's: the longer one. NaN where not counted.
+    """The counted bytes at the copy's rate, or the counted operations at the matrix product's: the longer
+    one. NaN where not counted.
 
     Half precision computes in float32.
     """

@@ -1,7 +1,8 @@
 """``pytest benchmarks`` runs every race and ends with one table.
 
-All contenders of a case are timed together when the first of them comes up; each one's rounds are then handed to pytest-benchmark
-by a timer that plays them back. So its files hold rounds that were measured side by side, and ``pytest-benchmark compare`` works.
+All contenders of a case are timed together when the first of them comes up; each one's rounds are then handed
+to pytest-benchmark by a timer that plays them back. So its files hold rounds that were measured side by side,
+and ``pytest-benchmark compare`` works.
 """
 
 from __future__ import annotations
@@ -55,10 +56,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastparam benchmarks")
     group.addoption("--quick", action="store_true", help="a few representative cases, without torch.compile")
     group.addoption("--device", choices=DEVICES, default=None, help="one device only")
-    group.addoption("--no-compile", action="store_true", help="leave torch.compile out: it takes seconds a case to build")
-    group.addoption("--budget", type=float, default=None, metavar="SECONDS", help="time to spend on the rounds of a case")
-    group.addoption("--input-sets", type=int, default=None, metavar="N", help="weights that take turns as input")
-    group.addoption("--plot", type=Path, default=None, metavar="FILE", help="draw speed-up and floor over n into a PNG")
+    group.addoption(
+        "--no-compile", action="store_true", help="leave torch.compile out: it takes seconds a case to build"
+    )
+    group.addoption(
+        "--budget", type=float, default=None, metavar="SECONDS", help="time to spend on the rounds of a case"
+    )
+    group.addoption(
+        "--input-sets", type=int, default=None, metavar="N", help="weights that take turns as input"
+    )
+    group.addoption(
+        "--plot", type=Path, default=None, metavar="FILE", help="draw speed-up and floor over n into a PNG"
+    )
     group.addoption(
         "--save-results",
         nargs="?",
@@ -73,13 +82,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     option = config.option
-    partial = option.quick or option.no_compile or option.keyword or option.benchmark_disable or any("::" in arg for arg in config.args)
+    partial = (
+        option.quick
+        or option.no_compile
+        or option.keyword
+        or option.benchmark_disable
+        or any("::" in arg for arg in config.args)
+    )
     if option.save_results and partial:
-        raise pytest.UsageError("--save-results keeps whole runs: not with --quick, --no-compile, -k, '::' or --benchmark-disable")
+        raise pytest.UsageError(
+            "--save-results keeps whole runs: not with --quick, --no-compile, -k, '::' or --benchmark-disable"
+        )
     if not option.benchmark_compare:
         option.benchmark_quiet = True  # our table takes the place of pytest-benchmark's
     budget = option.budget or (0.25 if option.quick else Settings.budget)
-    config.stash[RACES] = Races(Settings(budget, option.input_sets, compile=not (option.quick or option.no_compile)))
+    config.stash[RACES] = Races(
+        Settings(budget, option.input_sets, compile=not (option.quick or option.no_compile))
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -131,7 +150,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("side by side")
     terminalreporter.write_line(f"{report.markdown(rows)}\n\n{report.LEGEND}")
     if count := sum(map(report.disturbed, rows)):
-        terminalreporter.write_line(f"{count} of {len(rows)} rows were disturbed: measure again on a quiet machine", yellow=True)
+        terminalreporter.write_line(
+            f"{count} of {len(rows)} rows were disturbed: measure again on a quiet machine", yellow=True
+        )
     if config.option.plot:
         report.plot(rows, config.option.plot)
         terminalreporter.write_line(f"plot: {config.option.plot}")

@@ -1,7 +1,8 @@
 """Measures every case of every bench_*.py on one device within a given time, and writes one JSON file.
 
-``python benchmarks/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings first, then each case without
-torch.compile, then again with it for the quick and the large ones, whose compilation takes seconds. What there was no time for is named.
+``python benchmarks/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings first,
+then each case without torch.compile, then again with it for the quick and the large ones, whose compilation
+takes seconds. What there was no time for is named.
 """
 
 from __future__ import annotations
@@ -38,10 +39,20 @@ def families() -> dict[str, list[Case]]:
 
 
 def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[Job]:
-    """Yields what is to be measured, the most telling first, so that the end of the time cuts what matters least; families take turns."""
-    mine = {family: [case for case in listed if case.device == device and re.search(only, str(case))] for family, listed in cases.items()}
-    plain = [[(family, case, False) for case in sorted(listed, key=lambda case: not case.quick)] for family, listed in mine.items()]
-    compiled = [[(family, case, True) for case in listed if worth_compiling(case)] for family, listed in mine.items()]
+    """Yields what is to be measured, the most telling first, so that the end of the time cuts what matters
+    least; families take turns.
+    """
+    mine = {
+        family: [case for case in listed if case.device == device and re.search(only, str(case))]
+        for family, listed in cases.items()
+    }
+    plain = [
+        [(family, case, False) for case in sorted(listed, key=lambda case: not case.quick)]
+        for family, listed in mine.items()
+    ]
+    compiled = [
+        [(family, case, True) for case in listed if worth_compiling(case)] for family, listed in mine.items()
+    ]
     for stage in (plain, compiled):
         for turn in zip_longest(*stage):
             yield from (job for job in turn if job is not None)
@@ -56,13 +67,26 @@ def measure(job: Job, rates: dict[str, float]) -> report.Row:
     family, case, compiled = job
     row = report.make_row(family, case, race(case, Settings(BUDGET, compile=compiled)))
     floor = 1e6 * ceilings.floor_seconds(case, rates)
-    return row if math.isnan(floor) else row | {"counted_us": floor, "of_ceiling": floor / row["us"]["fastparam"]}
+    return (
+        row
+        if math.isnan(floor)
+        else row | {"counted_us": floor, "of_ceiling": floor / row["us"]["fastparam"]}
+    )
 
 
 def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], deadline: float) -> int:
-    """Measures until all is done or the deadline has come; the file is whole after every case. Returns how many cases failed."""
+    """Measures until all is done or the deadline has come; the file is whole after every case. Returns how
+    many cases failed.
+    """
     rows: dict[str, report.Row] = {}
-    saved: dict[str, Any] = {"device": device, "about": report.about(), "ceilings": rates, "rows": [], "left_out": [], "failed": {}}
+    saved: dict[str, Any] = {
+        "device": device,
+        "about": report.about(),
+        "ceilings": rates,
+        "rows": [],
+        "left_out": [],
+        "failed": {},
+    }
     for job in todo:
         _, case, compiled = job
         label = f"{case}{', with torch.compile' if compiled else ''}"
@@ -70,7 +94,9 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
             saved["left_out"].append(label)
             continue
         try:
-            rows[str(case)] = measure(job, rates)  # the one with torch.compile takes the place of the one without
+            rows[str(case)] = measure(
+                job, rates
+            )  # the one with torch.compile takes the place of the one without
         except torch.OutOfMemoryError:
             saved["left_out"].append(f"{label} (memory)")
         except Exception as error:
@@ -81,8 +107,12 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
     write(out, saved | {"rows": list(rows.values())})
     for row in rows.values():
         of_ceiling = f"{row['of_ceiling']:.0%} of the ceiling" if "of_ceiling" in row else ""
-        print(f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}{row['us']['fastparam']:10.1f} us  {of_ceiling}")
-    print(f"{len(rows)} cases measured, {len(saved['failed'])} failed, {len(saved['left_out'])} left out for want of time or memory")
+        print(
+            f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}{row['us']['fastparam']:10.1f} us  {of_ceiling}"
+        )
+    print(
+        f"{len(rows)} cases measured, {len(saved['failed'])} failed, {len(saved['left_out'])} left out for want of time or memory"
+    )
     for label, error in saved["failed"].items():
         print(f"FAILED {label}: {error}")
     return len(saved["failed"]) + (not rows)
@@ -96,18 +126,25 @@ def write(out: Path, saved: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=100)
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
-        "--only", default="", metavar="REGEX", help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward"
+        "--only",
+        default="",
+        metavar="REGEX",
+        help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward",
     )
     parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu" / "bench.json")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     rates = ceilings.measured(options.device)
     print(", ".join(f"{name} {rate:.3g}/s" for name, rate in rates.items()))
-    return int(run(jobs(families(), options.device, options.only), options.out, options.device, rates, deadline) > 0)
+    return int(
+        run(jobs(families(), options.device, options.only), options.out, options.device, rates, deadline) > 0
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Writes the report of a GPU from what the phases of ``make gpu`` left: <device>.json, <device>.md and a plot an op.
+"""Writes the report of a GPU from what the phases of ``make gpu`` left: <device>.json, <device>.md and a plot
+an op.
 
 ``python benchmarks/device_report.py build/gpu benchmarks/results``
 """
@@ -15,7 +16,17 @@ from typing import Any
 import report
 
 LABELS = ("op", "shape", "dtype", "pass")
-COLUMNS = (*LABELS, "eager us", "fastparam us", "over eager", "over compile", "of ceiling", "of floor", "error", "note")
+COLUMNS = (
+    *LABELS,
+    "eager us",
+    "fastparam us",
+    "over eager",
+    "over compile",
+    "of ceiling",
+    "of floor",
+    "error",
+    "note",
+)
 
 LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several weights as input so that more data
 passes than the caches hold; "over eager", "over compile" and "of floor" (our time as a multiple of that of the floor, `clone()` where
@@ -44,9 +55,14 @@ def cells(row: report.Row) -> tuple[str, ...]:
 
 
 def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
-    """Returns what <device>.json holds: the same families as every saved run, and what only a GPU's report has."""
+    """Returns what <device>.json holds: the same families as every saved run, and what only a GPU's report
+    has.
+    """
     about, names = bench["about"], dict.fromkeys(row["family"] for row in bench["rows"])
-    families = {name: {"environment": about, "rows": [row for row in bench["rows"] if row["family"] == name]} for name in names}
+    families = {
+        name: {"environment": about, "rows": [row for row in bench["rows"] if row["family"] == name]}
+        for name in names
+    }
     kept = {key: bench[key] for key in ("ceilings", "left_out", "failed")}
     return {"device": about.get("gpu") or about["cpu"], **kept, "phases": phases, "families": families}
 
@@ -65,8 +81,16 @@ def document(saved: dict[str, Any], plots: list[Path]) -> str:
     ]
     for family, run in saved["families"].items():
         about = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
-        parts += [f"## {family}", about, report.aligned([COLUMNS, *map(cells, run["rows"])], numbers=range(4, len(COLUMNS) - 1))]
-        parts += [f"![{path.stem}]({path.name})" for path in plots if path.stem.endswith(tuple(map(suffix, ops_of(run["rows"]))))]
+        parts += [
+            f"## {family}",
+            about,
+            report.aligned([COLUMNS, *map(cells, run["rows"])], numbers=range(4, len(COLUMNS) - 1)),
+        ]
+        parts += [
+            f"![{path.stem}]({path.name})"
+            for path in plots
+            if path.stem.endswith(tuple(map(suffix, ops_of(run["rows"]))))
+        ]
     parts += [f"Failed: {label}: {error}" for label, error in saved["failed"].items()]
     if saved["left_out"]:
         parts.append(f"Left out for want of time or memory: {', '.join(saved['left_out'])}.")
@@ -106,7 +130,10 @@ def plot(op: str, rows: list[report.Row], path: Path) -> None:
         speed.plot([n for n, _ in points], [row["over"]["eager"] for _, row in points], **style)
         counted = [(n, row["of_ceiling"]) for n, row in points if "of_ceiling" in row]
         ceiling.plot([n for n, _ in counted], [fraction for _, fraction in counted], **style)
-    for axes, title in ((speed, f"{op}: times faster than eager"), (ceiling, "fraction of the measured ceiling")):
+    for axes, title in (
+        (speed, f"{op}: times faster than eager"),
+        (ceiling, "fraction of the measured ceiling"),
+    ):
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_title(title)
         if not any(len(line.get_xdata()) for line in axes.lines[:-1]):  # the last one is the horizontal
@@ -129,7 +156,9 @@ def write(work: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / report.file_name(saved["device"])
     by_op = {op: [row for row in rows if row["op"] == op] for op in ops_of(rows)}
-    plots = {op: base.with_name(f"{base.name}{suffix(op)}.png") for op, mine in by_op.items() if any(lines(mine))}
+    plots = {
+        op: base.with_name(f"{base.name}{suffix(op)}.png") for op, mine in by_op.items() if any(lines(mine))
+    }
     if importlib.util.find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed here")
         plots = {}

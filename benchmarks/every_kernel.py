@@ -1,7 +1,8 @@
-"""Runs every op of tests/cases.py once, forward and backward, at sizes that reach each of its kernels: what compute-sanitizer watches.
+"""Runs every op of tests/cases.py once, forward and backward, at sizes that reach each of its kernels: what
+compute-sanitizer watches.
 
-``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32, ``--device cpu`` tries it here.
-Inputs are made on the CPU and copied, so that hardly a kernel but ours runs.
+``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32,
+``--device cpu`` tries it here. Inputs are made on the CPU and copied, so that hardly a kernel but ours runs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,22 @@ import fastparam  # noqa: E402
 from fastparam.functional import pack_mask, unpack_mask  # noqa: E402
 
 # (batch, n): around the sizes at which the choice of a kernel changes; 16-byte accesses where 4 divides n
-SHAPES = ((5, 3), (3, 4), (3, 8), (3, 16), (2, 17), (2, 24), (2, 32), (2, 33), (2, 40), (2, 64), (1, 68), (1, 100), (1, 128), (1, 130))
+SHAPES = (
+    (5, 3),
+    (3, 4),
+    (3, 8),
+    (3, 16),
+    (2, 17),
+    (2, 24),
+    (2, 32),
+    (2, 33),
+    (2, 40),
+    (2, 64),
+    (1, 68),
+    (1, 100),
+    (1, 128),
+    (1, 130),
+)
 MANY = ((256, 33), (256, 40))  # enough for tiles of 64
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LENGTHS = (1, 7, 64, 1001)
@@ -35,7 +51,9 @@ LENGTHS = (1, 7, 64, 1001)
 
 def runs(small: bool) -> Iterator[tuple[Case, int, int, torch.dtype]]:
     for case in CASES:
-        for dtype in DTYPES + ((torch.complex128,) if case.word == "masked_prune" else ()):  # others have no kernels for it
+        for dtype in DTYPES + (
+            (torch.complex128,) if case.word == "masked_prune" else ()
+        ):  # others have no kernels for it
             for batch, n in SHAPES + (MANY if case.linear and (dtype == torch.float32 or not small) else ()):
                 yield case, batch, n, dtype
 
@@ -79,7 +97,9 @@ def names(device: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--names", action="store_true")
     parser.add_argument("--small", action="store_true")

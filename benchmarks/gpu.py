@@ -1,16 +1,17 @@
-"""``make gpu``: builds for the GPU that is here, tests, sanitizes, measures and reports, within eight minutes and without a network.
+"""``make gpu``: builds for the GPU that is here, tests, sanitizes, measures and reports, within eight minutes
+and without a network.
 
     python benchmarks/gpu.py                     every phase
     python benchmarks/gpu.py test bench          these
 
 build     fastparam in place, for the architecture of the first visible device
 test      the CUDA tests, several files at a time
-sanitize  memcheck, racecheck, initcheck and synccheck over every kernel (every_kernel.py), where compute-sanitizer is present
-bench     the device's ceilings, then every benchmark (device_bench.py)
-report    <device>.json, <device>.md and plots (device_report.py) into --out, benchmarks/results if it is not given
+sanitize  memcheck, racecheck, initcheck and synccheck over every kernel (every_kernel.py), where
+compute-sanitizer is present bench     the device's ceilings, then every benchmark (device_bench.py) report
+<device>.json, <device>.md and plots (device_report.py) into --out, benchmarks/results if it is not given
 
-It wants torch, pybind11, ninja, pytest and a CUDA toolkit; hypothesis, matplotlib and compute-sanitizer where present. A phase that fails
-does not stop the next; logs and results of the phases lie in build/gpu.
+It wants torch, pybind11, ninja, pytest and a CUDA toolkit; hypothesis, matplotlib and compute-sanitizer where
+present. A phase that fails does not stop the next; logs and results of the phases lie in build/gpu.
 """
 
 from __future__ import annotations
@@ -36,8 +37,16 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
 WORK = ROOT / "build" / "gpu"
 TOTAL = 470.0  # seconds
-RESERVED = {"build": 190.0, "test": 110.0, "sanitize": 70.0, "bench": 80.0, "report": 20.0}  # what a phase can count on
-TOOLS = {  # racecheck and synccheck look at what a kernel does inside its blocks, so at ours only; the others follow all of memory
+RESERVED = {
+    "build": 190.0,
+    "test": 110.0,
+    "sanitize": 70.0,
+    "bench": 80.0,
+    "report": 20.0,
+}  # what a phase can count on
+# racecheck and synccheck look at what a kernel does inside its blocks, so at ours only; the others follow all
+# of memory
+TOOLS = {
     "memcheck": ["--report-api-errors", "no"],
     "racecheck": ["--kernel-name", "kns=fastparam"],
     "initcheck": [],
@@ -52,7 +61,9 @@ if torch.cuda.is_available():
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status (124 for one that ran out of time), how long it took, what it printed."""
+    """How a command ended: its status (124 for one that ran out of time), how long it took, what it
+    printed.
+    """
 
     status: int
     seconds: float
@@ -74,11 +85,24 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of the commands: this tree's fastparam, the tools of this Python (ninja) and of the CUDA toolkit on the PATH."""
-    homes = [home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if home]
-    path = [str(Path(sys.executable).parent), os.environ.get("PATH"), *(str(Path(home) / "bin") for home in homes)]
+    """The environment of the commands: this tree's fastparam, the tools of this Python (ninja) and of the
+    CUDA toolkit on the PATH.
+    """
+    homes = [
+        home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if home
+    ]
+    path = [
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH"),
+        *(str(Path(home) / "bin") for home in homes),
+    ]
     joined = {"PYTHONPATH": [str(ROOT), os.environ.get("PYTHONPATH")], "PATH": path}
-    return {**os.environ, **{name: os.pathsep.join(filter(None, parts)) for name, parts in joined.items()}, "PYTHONUNBUFFERED": "1", **more}
+    return {
+        **os.environ,
+        **{name: os.pathsep.join(filter(None, parts)) for name, parts in joined.items()},
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
 
 
 def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
@@ -86,7 +110,12 @@ def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
     start = time.monotonic()
     with tempfile.TemporaryFile() as out:  # not a pipe, which a grandchild could hold open
         process = subprocess.Popen(
-            list(map(str, command)), cwd=ROOT, env=environment(**env), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            list(map(str, command)),
+            cwd=ROOT,
+            env=environment(**env),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout=max(0.0, deadline - start))
@@ -103,7 +132,9 @@ def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
     return Ended(status, time.monotonic() - start, output)
 
 
-def run_all(commands: dict[str, Sequence[str | Path]], deadline: float, together: int, **env: str) -> dict[str, Ended]:
+def run_all(
+    commands: dict[str, Sequence[str | Path]], deadline: float, together: int, **env: str
+) -> dict[str, Ended]:
     """Runs named commands, some at a time."""
     with ThreadPoolExecutor(together) as pool:
         futures = {name: pool.submit(run, command, deadline, **env) for name, command in commands.items()}
@@ -113,20 +144,28 @@ def run_all(commands: dict[str, Sequence[str | Path]], deadline: float, together
 def log(phase: str, ended: dict[str, Ended]) -> None:
     """Keeps what the commands printed, and prints the end of it where one failed."""
     WORK.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"==== {name}: status {e.status}, {e.seconds:.0f} s\n{e.output}\n" for name, e in ended.items())
+    text = "".join(
+        f"==== {name}: status {e.status}, {e.seconds:.0f} s\n{e.output}\n" for name, e in ended.items()
+    )
     (WORK / f"{phase}.log").write_text(text)
     for name, e in ended.items():
         if e.status not in (0, 5):
             print(
-                f"---- {name}: status {e.status}; the end of {WORK / f'{phase}.log'}:", *e.output.splitlines()[-30:], sep="\n", flush=True
+                f"---- {name}: status {e.status}; the end of {WORK / f'{phase}.log'}:",
+                *e.output.splitlines()[-30:],
+                sep="\n",
+                flush=True,
             )
 
 
-# ---- the phases: each gets the device and its deadline, and returns how it ended ----
+# ---- the phases: each gets the device and its deadline, and returns how it ended -------------------------
 
 
 def build(capability: str, deadline: float) -> Outcome:
-    commands = {"setup.py": [sys.executable, "setup.py", "build_ext", "--inplace"], "self-check": [sys.executable, "-m", "fastparam"]}
+    commands = {
+        "setup.py": [sys.executable, "setup.py", "build_ext", "--inplace"],
+        "self-check": [sys.executable, "-m", "fastparam"],
+    }
     ended = {}
     for name, command in commands.items():
         ended[name] = run(command, deadline, FASTPARAM_BUILD="cuda", TORCH_CUDA_ARCH_LIST=capability)
@@ -138,11 +177,23 @@ def build(capability: str, deadline: float) -> Outcome:
 
 
 def test_files() -> tuple[list[Path], list[Path]]:
-    """The files with tests that run on a device, those that need one first; and those that cannot run for want of hypothesis."""
-    files = sorted(path for path in (ROOT / "tests").glob("test_*.py") if re.search(r"\bdevice\b|\bgpu\b", path.read_text()))
+    """The files with tests that run on a device, those that need one first; and those that cannot run for
+    want of hypothesis.
+    """
+    files = sorted(
+        path
+        for path in (ROOT / "tests").glob("test_*.py")
+        if re.search(r"\bdevice\b|\bgpu\b", path.read_text())
+    )
     lacks = importlib.util.find_spec("hypothesis") is None
-    left = [path for path in files if lacks and re.search(r"^(from|import) (hypothesis|test_random)", path.read_text(), re.MULTILINE)]
-    return sorted((path for path in files if path not in left), key=lambda path: not path.name.startswith("test_cuda")), left
+    left = [
+        path
+        for path in files
+        if lacks and re.search(r"^(from|import) (hypothesis|test_random)", path.read_text(), re.MULTILINE)
+    ]
+    return sorted(
+        (path for path in files if path not in left), key=lambda path: not path.name.startswith("test_cuda")
+    ), left
 
 
 def counts(output: str) -> Counter[str]:
@@ -154,19 +205,45 @@ def counts(output: str) -> Counter[str]:
 
 def test(capability: str, deadline: float) -> Outcome:
     files, left = test_files()
-    pytest = [sys.executable, "-m", "pytest", "-q", "-rfE", "--no-header", "-p", "no:cacheprovider", "-k", "cuda"]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rfE",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "cuda",
+    ]
     together = max(1, min(8, (os.cpu_count() or 1) // 2))
     ended = run_all({path.name: [*pytest, path] for path in files}, deadline, together, OMP_NUM_THREADS="2")
     log("test", ended)
     by_file = {name: counts(e.output) for name, e in ended.items()}
     late = [name for name, e in ended.items() if e.status == 124]
-    failed = [name for name, e in ended.items() if e.status not in (0, 5, 124)]  # 5: no test of the file wants a GPU
-    empty = [name for name, seen in by_file.items() if name.startswith("test_cuda") and not seen["passed"] and name not in failed + late]
+    failed = [
+        name for name, e in ended.items() if e.status not in (0, 5, 124)
+    ]  # 5: no test of the file wants a GPU
+    empty = [
+        name
+        for name, seen in by_file.items()
+        if name.startswith("test_cuda") and not seen["passed"] and name not in failed + late
+    ]
     total = sum(by_file.values(), Counter())
-    detail = ", ".join(f"{total[word]} {word}" for word in ("passed", "failed", "error", "skipped") if total[word] or word == "passed")
+    detail = ", ".join(
+        f"{total[word]} {word}"
+        for word in ("passed", "failed", "error", "skipped")
+        if total[word] or word == "passed"
+    )
     detail += f" in {len(files)} files"
     missing = [path.name for path in left]
-    words = {"failed": failed, "no end in time": late, "nothing ran in": empty, "not run, as hypothesis is missing": missing}
+    words = {
+        "failed": failed,
+        "no end in time": late,
+        "nothing ran in": empty,
+        "not run, as hypothesis is missing": missing,
+    }
     detail += "".join(f"; {word}: {', '.join(names)}" for word, names in words.items() if names)
     return Outcome("FAILED" if failed or late or empty else "ok", detail)
 
@@ -179,8 +256,20 @@ def sanitize(capability: str, deadline: float) -> Outcome:
     sanitizer, program = find_sanitizer(), HERE / "every_kernel.py"
     commands: dict[str, Sequence[str | Path]] = {"kernels": [sys.executable, program, "--names"]}
     for tool, more in TOOLS.items() if sanitizer else ():
-        commands[tool] = [sanitizer, "--tool", tool, "--error-exitcode", "9", *more, sys.executable, program, "--small"]
-    ended = run_all(commands, deadline, len(commands), PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # each tensor's end is the end of its memory
+        commands[tool] = [
+            sanitizer,
+            "--tool",
+            tool,
+            "--error-exitcode",
+            "9",
+            *more,
+            sys.executable,
+            program,
+            "--small",
+        ]
+    ended = run_all(
+        commands, deadline, len(commands), PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+    )  # each tensor's end is the end of its memory
     log("sanitize", ended)
     kernels = ended.pop("kernels")
     refused = any("Device not supported" in e.output for e in ended.values())
@@ -197,8 +286,20 @@ def sanitize(capability: str, deadline: float) -> Outcome:
 
 
 def bench(capability: str, deadline: float) -> Outcome:
-    seconds = max(1.0, deadline - time.monotonic() - 20)  # one case, and the start, may take longer than asked
-    ended = run([sys.executable, HERE / "device_bench.py", "--seconds", f"{seconds:.0f}", "--out", WORK / "bench.json"], deadline)
+    seconds = max(
+        1.0, deadline - time.monotonic() - 20
+    )  # one case, and the start, may take longer than asked
+    ended = run(
+        [
+            sys.executable,
+            HERE / "device_bench.py",
+            "--seconds",
+            f"{seconds:.0f}",
+            "--out",
+            WORK / "bench.json",
+        ],
+        deadline,
+    )
     log("bench", {"device_bench.py": ended})
     told = [line for line in ended.output.splitlines() if "cases measured" in line] or [ended.last]
     return Outcome("FAILED" if ended.status else "ok", told[-1])
@@ -213,11 +314,19 @@ def report(capability: str, deadline: float, folder: Path = HERE / "results") ->
 
 
 Phase = Callable[[str, float], Outcome]
-PHASES: dict[str, Phase] = {"build": build, "test": test, "sanitize": sanitize, "bench": bench, "report": report}
+PHASES: dict[str, Phase] = {
+    "build": build,
+    "test": test,
+    "sanitize": sanitize,
+    "bench": bench,
+    "report": report,
+}
 
 
 def perform(names: Sequence[str], phases: dict[str, Phase], capability: str) -> dict[str, Outcome]:
-    """Runs the phases one after the other; none hides another. Time that one leaves, the next ones may use."""
+    """Runs the phases one after the other; none hides another. Time that one leaves, the next ones may
+    use.
+    """
     end = time.monotonic() + TOTAL
     outcomes: dict[str, Outcome] = {}
     for i, name in enumerate(names):
@@ -255,8 +364,12 @@ def device() -> tuple[str, str] | str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("phases", nargs="*", metavar="phase", help=f"one or more of {', '.join(PHASES)}; all if none is given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "phases", nargs="*", metavar="phase", help=f"one or more of {', '.join(PHASES)}; all if none is given"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the report")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.phases if name not in PHASES]
@@ -267,7 +380,9 @@ def main(arguments: Sequence[str]) -> int:
         print(found, file=sys.stderr)
         return 2
     print(f"{found[0]}, compute capability {found[1]}")
-    phases = PHASES | {"report": lambda capability, deadline: report(capability, deadline, options.out.resolve())}
+    phases = PHASES | {
+        "report": lambda capability, deadline: report(capability, deadline, options.out.resolve())
+    }
     outcomes = perform([name for name in PHASES if name in (options.phases or PHASES)], phases, found[1])
     print()
     for name, outcome in outcomes.items():

@@ -1,7 +1,7 @@
 """Registers, shared memory and spills of every compiled CUDA kernel, read from the library; needs no GPU.
 
-``python benchmarks/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with ``--markdown`` the table of
-NOTES.md, a line a kernel template.
+``python benchmarks/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with
+``--markdown`` the table of NOTES.md, a line a kernel template.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def parse(usage: str) -> list[Kernel]:
 def reader() -> str:
     """NVIDIA's reader of compiled kernels: the toolkit's, or the one in triton, which torch brings."""
     triton = importlib.util.find_spec("triton")
-    bundled = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton and triton.origin else None
+    bundled = (
+        Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton and triton.origin else None
+    )
     found = shutil.which("cuobjdump") or (str(bundled) if bundled and bundled.exists() else None)
     if found is None:
         sys.exit("kernels: no cuobjdump on the PATH, and no triton that brings one")
@@ -76,7 +78,9 @@ def reader() -> str:
 
 
 def read(library: Path) -> list[Kernel]:
-    usage = subprocess.run([reader(), "--dump-resource-usage", library], check=True, capture_output=True, text=True).stdout
+    usage = subprocess.run(
+        [reader(), "--dump-resource-usage", library], check=True, capture_output=True, text=True
+    ).stdout
     return parse(subprocess.run(["c++filt"], input=usage, check=True, capture_output=True, text=True).stdout)
 
 
@@ -87,7 +91,9 @@ def listing(kernels: Iterable[Kernel]) -> str:
 
 
 def markdown(kernels: Iterable[Kernel]) -> str:
-    """A line a kernel template: its instances, the fewest and the most registers on each architecture, shared memory, spilled bytes."""
+    """A line a kernel template: its instances, the fewest and the most registers on each architecture, shared
+    memory, spilled bytes.
+    """
     families: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         families.setdefault(kernel.family, []).append(kernel)

@@ -1,8 +1,9 @@
 """Times the contenders of one op side by side.
 
-An ``Op`` names its contenders, a ``Case`` is one op on one shape, dtype, device and pass, ``race`` runs a case: outputs are judged
-against float64 first, then peak memory is read, then all contenders are timed in turns, so that what disturbs the machine
-disturbs them alike. Nothing here knows a particular op: a new family lists its ops and cases in ``bench_<family>.py``.
+An ``Op`` names its contenders, a ``Case`` is one op on one shape, dtype, device and pass, ``race`` runs a
+case: outputs are judged against float64 first, then peak memory is read, then all contenders are timed in
+turns, so that what disturbs the machine disturbs them alike. Nothing here knows a particular op: a new family
+lists its ops and cases in ``bench_<family>.py``.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
 SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-GPUS = tuple(device for device in DEVICES if device == "cuda")  # for shapes that are too large for a CPU's patience
-DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+GPUS = tuple(
+    device for device in DEVICES if device == "cuda"
+)  # for shapes that are too large for a CPU's patience
+DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass cannot avoid, forward and forward + backward: words and bits to move an entry, operations an entry and row length."""
+    """What a pass cannot avoid, forward and forward + backward: words and bits to move an entry, operations
+    an entry and row length.
+    """
 
     words: tuple[float, float]
     bits: tuple[float, float] = (0, 0)
@@ -40,11 +50,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Op:
-    """What competes: ``build(X)`` returns the contenders by name, with whatever state (a mask, a layer) inputs like X need.
+    """What competes: ``build(X)`` returns the contenders by name, with whatever state (a mask, a layer)
+    inputs like X need.
 
-    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from "eager". A contender that
-    is None is not installed. ``draw`` makes the input for a result of the given shape. ``means`` has the map of a contender that, on
-    purpose, computes another than "eager"; ``defect`` says how far a result is from what it should be, whatever the input was.
+    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from
+    "eager". A contender that is None is not installed. ``draw`` makes the input for a result of the given
+    shape. ``means`` has the map of a contender that, on purpose, computes another than "eager"; ``defect``
+    says how far a result is from what it should be, whatever the input was.
     """
 
     name: str
@@ -58,7 +70,8 @@ class Op:
 
 @dataclass(frozen=True)
 class Case:
-    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates nothing.
+    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates
+    nothing.
 
     ``shape`` is that of the result.
     """
@@ -75,11 +88,19 @@ class Case:
     def moved(self) -> float:
         """Bytes that must move; NaN where nobody has counted them."""
         work, entries = self.op.work, math.prod(self.shape)
-        return entries * (work.words[self.backward] * self.dtype.itemsize + work.bits[self.backward] / 8) if work else math.nan
+        return (
+            entries * (work.words[self.backward] * self.dtype.itemsize + work.bits[self.backward] / 8)
+            if work
+            else math.nan
+        )
 
     @property
     def flops(self) -> float:
-        return math.prod(self.shape) * self.shape[-1] * self.op.work.flops[self.backward] if self.op.work else math.nan
+        return (
+            math.prod(self.shape) * self.shape[-1] * self.op.work.flops[self.backward]
+            if self.op.work
+            else math.nan
+        )
 
     @property
     def labels(self) -> dict[str, str]:
@@ -104,14 +125,18 @@ def grid(
     devices: Iterable[str] = DEVICES,
     rounds: int = Case.rounds,
 ) -> Iterator[Case]:
-    """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short table."""
+    """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short
+    table.
+    """
     for device, dtype, shape, backward in product(devices, dtypes, shapes, passes):
         yield Case(op, shape, dtype, device, backward, shape in quick, rounds)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and on how much data. ``sets`` weights take turns, as the layers of a model do, so that caches do not flatter."""
+    """How long and on how much data. ``sets`` weights take turns, as the layers of a model do, so that caches
+    do not flatter.
+    """
 
     budget: float = 0.6
     sets: int | None = None
@@ -120,9 +145,11 @@ class Settings:
 
 @dataclass
 class Result:
-    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative error, defect.
+    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative
+    error, defect.
 
-    ``share`` is the part of the race's time in which its thread was running; 1 on a machine that does nothing else.
+    ``share`` is the part of the race's time in which its thread was running; 1 on a machine that does nothing
+    else.
     """
 
     calls: int = 1
@@ -145,7 +172,9 @@ def weight_of(X: Tensor, module: nn.Module) -> Map:
 def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
     """Returns the arguments of a step, several times: (X,) forward, (X, G) forward + backward."""
     size = math.prod(case.shape) * case.dtype.itemsize
-    if sets is None:  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
+    if (
+        sets is None
+    ):  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
         cache = 4 * torch.cuda.get_device_properties(0).L2_cache_size if case.device == "cuda" else 0
         sets = max(4 if size > 2**23 else 8, min(64, cache // size))
     generator = torch.Generator(case.device).manual_seed(0)
@@ -161,8 +190,8 @@ def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
 def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the step that computes the gradient.
 
-    A contender that hands the incoming gradient on without writing one (``clone`` does) is charged the copy wherever bytes count,
-    since every op here has a gradient to write.
+    A contender that hands the incoming gradient on without writing one (``clone`` does) is charged the copy
+    wherever bytes count, since every op here has a gradient to write.
     """
 
     def step(X: Tensor, G: Tensor) -> Tensor:
@@ -176,16 +205,22 @@ def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Ten
 
 
 def peak_bytes(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
-    """Returns the most memory the step held at any moment, its result included and its arguments not, as torch's allocators saw it."""
+    """Returns the most memory the step held at any moment, its result included and its arguments not, as
+    torch's allocators saw it.
+    """
     if args[0].is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step(*args)
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         step(*args)
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # signed sizes of every allocation
+    events = [
+        e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"
+    ]  # signed sizes of every allocation
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
@@ -198,7 +233,9 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float:
-    """Returns the seconds the step takes on all of the batch: on the host's clock, or by events on the device's own."""
+    """Returns the seconds the step takes on all of the batch: on the host's clock, or by events on the
+    device's own.
+    """
     if batch[0][0].is_cuda:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -215,7 +252,9 @@ def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float
 
 
 def calls_per_round(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
-    """Returns how many calls make a round long enough for the clock (and, on CUDA, for the synchronisation not to count)."""
+    """Returns how many calls make a round long enough for the clock (and, on CUDA, for the synchronisation
+    not to count).
+    """
     enough = 1e-3 if args[0].is_cuda else 2e-4
     if clock(step, [args]) > 0.1:
         return 1
@@ -241,7 +280,9 @@ def truth(case: Case, probe: tuple[Tensor, ...]) -> Callable[[str], Tensor]:
     return lambda name: value(means.get(name, means["eager"]))
 
 
-def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
+def prepare(
+    case: Case, settings: Settings, probe: tuple[Tensor, ...]
+) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
     """Builds every contender's step and judges its output against float64."""
     built, expected = dict(case.op.build(probe[0].detach())), truth(case, probe)
     steps: dict[str, Callable[..., Tensor]] = {}
@@ -263,7 +304,9 @@ def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[
         except Exception as error:
             if name != "compile":
                 raise
-            result.failure = f"torch.compile: {error}".splitlines()[0]  # no compiler here: a gap in the table, not an error of ours
+            result.failure = f"torch.compile: {error}".splitlines()[
+                0
+            ]  # no compiler here: a gap in the table, not an error of ours
             continue
         steps[name] = step
         if name != "floor":
@@ -272,12 +315,16 @@ def prepare(case: Case, settings: Settings, probe: tuple[Tensor, ...]) -> tuple[
                 result.defect = case.op.defect((contender(probe[0]) if case.backward else actual).detach())
     eps = torch.finfo(case.dtype).eps
     limit = 2 * results["eager"].error + 8 * math.sqrt(case.shape[-1]) * eps
-    assert results["fastparam"].error <= limit, f"{case}: error {results['fastparam'].error:.1e} is beyond {limit:.1e}"
+    assert results["fastparam"].error <= limit, (
+        f"{case}: error {results['fastparam'].error:.1e} is beyond {limit:.1e}"
+    )
     return steps, results
 
 
 def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result]:
-    """Runs all contenders of a case, in turns, and returns what each did; round i of one is next to round i of the others."""
+    """Runs all contenders of a case, in turns, and returns what each did; round i of one is next to round i
+    of the others.
+    """
     inputs = samples(case, settings.sets if timed else 1)
     steps, results = prepare(case, settings, inputs[0])
     if not timed:
@@ -298,9 +345,14 @@ def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result
 
 
 def take_turns(
-    steps: dict[str, Callable[..., Tensor]], results: dict[str, Result], inputs: list[tuple[Tensor, ...]], budget: float, least: int
+    steps: dict[str, Callable[..., Tensor]],
+    results: dict[str, Result],
+    inputs: list[tuple[Tensor, ...]],
+    budget: float,
+    least: int,
 ) -> None:
-    """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data in the caches.
+    """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data
+    in the caches.
 
     The input changes from round to round.
     """

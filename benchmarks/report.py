@@ -1,7 +1,8 @@
 """The report of a run: one row a case, as a Markdown table, a JSON file a device, and a plot.
 
-``python benchmarks/report.py benchmarks/results/*.json`` prints the tables of saved runs. Numbers in the documentation come from
-those files only: ``--write FILE`` fills the part of a document between its "results" marks from them, ``--check FILE`` fails if it differs.
+``python benchmarks/report.py benchmarks/results/*.json`` prints the tables of saved runs. Numbers in the
+documentation come from those files only: ``--write FILE`` fills the part of a document between its "results"
+marks from them, ``--check FILE`` fails if it differs.
 """
 
 from __future__ import annotations
@@ -59,12 +60,16 @@ Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judge
 
 
 def make_row(family: str, case: Case, results: dict[str, Result]) -> Row:
-    """Returns a case's row. Ratios are medians over rounds of neighbours' quotients, which drift of the machine cancels in."""
+    """Returns a case's row. Ratios are medians over rounds of neighbours' quotients, which drift of the
+    machine cancels in.
+    """
     ours, eager = results["fastparam"], results["eager"]
     timed = {name: result for name, result in results.items() if result.seconds}
 
     def quotient(name: str) -> float:
-        return statistics.median(theirs / mine for theirs, mine in zip(timed[name].seconds, ours.seconds, strict=True))
+        return statistics.median(
+            theirs / mine for theirs, mine in zip(timed[name].seconds, ours.seconds, strict=True)
+        )
 
     floor = timed.get("floor")
     return {
@@ -73,7 +78,10 @@ def make_row(family: str, case: Case, results: dict[str, Result]) -> Row:
         "us": {name: 1e6 * statistics.median(result.seconds) for name, result in timed.items()},
         "over": {name: quotient(name) for name in timed if name not in ("fastparam", "floor")},
         "of_floor": 1 / quotient("floor") if floor else None,
-        "beyond_floor_us": 1e6 * statistics.median(a - b for a, b in zip(ours.seconds, floor.seconds, strict=True)) if floor else None,
+        "beyond_floor_us": 1e6
+        * statistics.median(a - b for a, b in zip(ours.seconds, floor.seconds, strict=True))
+        if floor
+        else None,
         "peak_bytes": {name: result.peak for name, result in timed.items()},
         "error": ours.error,
         "eager_error": eager.error,
@@ -93,7 +101,9 @@ def disturbed(row: Row) -> bool:
 
 def notes(row: Row) -> str:
     """Says where we lose, and what the fixed columns have no room for."""
-    found = [f"{ratio:.2f}x {name}" for name, ratio in row["over"].items() if name not in ("eager", "compile")]
+    found = [
+        f"{ratio:.2f}x {name}" for name, ratio in row["over"].items() if name not in ("eager", "compile")
+    ]
     found += [f"**slower than {name}**" for name, ratio in row["over"].items() if ratio < 1]
     if row["op"].startswith("layer."):
         found.append(f"{row['beyond_floor_us']:+.1f} us over the identity")
@@ -131,27 +141,41 @@ def contenders(row: Row) -> Iterator[tuple[str, ...]]:
     labels = tuple(row[key] for key in COLUMNS[:5])
     times = {"fastparam": 1.0, "floor": 1 / row["of_floor"], **row["over"]}
     for name, us in row["us"].items():
-        error, defect = (f"{row[key][name]:.0e}" if name in row[key] else "-" for key in ("errors", "defects"))
+        error, defect = (
+            f"{row[key][name]:.0e}" if name in row[key] else "-" for key in ("errors", "defects")
+        )
         yield (*labels, name, f"{us:.1f}", f"{times[name]:.2f}x", str(row["peak_bytes"][name]), error, defect)
     for name, failure in row["failures"].items():
         yield (*labels, name, failure, "-", "-", "-", "-")
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """Returns the table of all rows, and below it that of all contenders of those whose results should be orthogonal."""
+    """Returns the table of all rows, and below it that of all contenders of those whose results should be
+    orthogonal.
+    """
     rows = list(rows)
     tables = [aligned([COLUMNS, *map(cells, rows)], range(5, len(COLUMNS) - 1))]
     if detailed := [row for row in rows if row.get("defects")]:
-        tables.append(aligned([CONTENDERS, *(line for row in detailed for line in contenders(row))], range(6, len(CONTENDERS))))
+        tables.append(
+            aligned(
+                [CONTENDERS, *(line for row in detailed for line in contenders(row))],
+                range(6, len(CONTENDERS)),
+            )
+        )
     return "\n\n".join(tables)
 
 
 def aligned(table: list[tuple[str, ...]], numbers: range) -> str:
-    """Returns a Markdown table whose columns are aligned, so that it reads the same in a terminal and in a document."""
+    """Returns a Markdown table whose columns are aligned, so that it reads the same in a terminal and in a
+    document.
+    """
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
 
     def line(row: tuple[str, ...]) -> str:
-        padded = (cell.rjust(width) if i in numbers else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        padded = (
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         return f"| {' | '.join(padded)} |"
 
     rule = "|".join("-" * (width + 1) + (":" if i in numbers else "-") for i, width in enumerate(widths))
@@ -181,14 +205,18 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():
-        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+        driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[
+            0
+        ]
         found |= {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda, "driver": driver}
     return found
 
 
 def commit() -> str:
     """Returns the commit that is measured, which a copy without its history is told by FASTPARAM_COMMIT."""
-    found = _output("git", "rev-parse", "--short", "HEAD") + ("+changes" if _output("git", "status", "--porcelain") else "")
+    found = _output("git", "rev-parse", "--short", "HEAD") + (
+        "+changes" if _output("git", "status", "--porcelain") else ""
+    )
     return found or os.environ.get("FASTPARAM_COMMIT") or "unknown"
 
 
@@ -202,7 +230,9 @@ def file_name(device: str) -> str:
 
 
 def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
-    """Writes ``<device>.json`` and ``<device>.md`` for every device of the run; families not run keep what they had."""
+    """Writes ``<device>.json`` and ``<device>.md`` for every device of the run; families not run keep what
+    they had.
+    """
     now = about()
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -240,12 +270,21 @@ def plot(rows: list[Row], path: Path) -> None:
     for row in rows:
         sizes = row["shape"].split("x")
         square = len(sizes) == 2 and sizes[0] == sizes[1]
-        if square and row["dtype"] == "float32" and row["of_floor"] is not None and not row["op"].startswith("layer."):
+        if (
+            square
+            and row["dtype"] == "float32"
+            and row["of_floor"] is not None
+            and not row["op"].startswith("layer.")
+        ):
             lines.setdefault((row["op"], row["device"], row["pass"]), []).append((int(sizes[-1]), row))
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
         n = [size for size, _ in points]
-        style = {"marker": "o", "linestyle": "-" if label[2] == "forward" else "--", "label": ", ".join(label)}
+        style = {
+            "marker": "o",
+            "linestyle": "-" if label[2] == "forward" else "--",
+            "label": ", ".join(label),
+        }
         speed.plot(n, [row["over"]["eager"] for _, row in points], **style)
         floor.plot(n, [row["of_floor"] for _, row in points], **style)
     for axes, title in ((speed, "times faster than eager"), (floor, "time over the floor's")):
@@ -267,10 +306,20 @@ def highlights(path: Path) -> str:
     lines = []
     for run in saved["families"].values():
         about = run["environment"]
-        lines += [f"{saved['device']}, torch {about['torch']}, {about['date']} ([all rows](benchmarks/results/{path.stem}.md)):", ""]
-        lines += ["| op | shape | pass | eager us | fastparam us | times eager | times the floor |", "|---|---|---|--:|--:|--:|--:|"]
+        lines += [
+            f"{saved['device']}, torch {about['torch']}, {about['date']} ([all rows](benchmarks/results/{path.stem}.md)):",
+            "",
+        ]
+        lines += [
+            "| op | shape | pass | eager us | fastparam us | times eager | times the floor |",
+            "|---|---|---|--:|--:|--:|--:|",
+        ]
         for row in run["rows"]:
-            if row["shape"] in HIGHLIGHTS and row["dtype"] == "float32" and not row["op"].startswith("layer."):
+            if (
+                row["shape"] in HIGHLIGHTS
+                and row["dtype"] == "float32"
+                and not row["op"].startswith("layer.")
+            ):
                 us, over = row["us"], row["over"]["eager"]
                 cells = (
                     row["op"],
@@ -312,7 +361,10 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "--write":
         path.write_text(filled(text))
     elif text != filled(text):
-        print(f"{path} shows other numbers than the saved results: python benchmarks/report.py --write {path}", file=sys.stderr)
+        print(
+            f"{path} shows other numbers than the saved results: python benchmarks/report.py --write {path}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -1,4 +1,5 @@
-"""Trains an orthogonal recurrent network on handwritten digits, row by row, in plain torch and with fastparam.
+"""Trains an orthogonal recurrent network on handwritten digits, row by row, in plain torch and with
+fastparam.
 
 The network reads an image of 8 x 8 pixels as 8 steps of 8 pixels. Its recurrent kernel, 160 x 160, is
 
@@ -6,9 +7,10 @@ The network reads an image of 8 x 8 pixels as 8 steps of 8 pixels. Its recurrent
 - in plain torch: ``Skew`` and ``CayleyMap`` as the parametrizations tutorial writes them;
 - with fastparam: ``fastparam.SkewCayley``, the two fused.
 
-All start from the same kernel and see the same batches; ``parametrize.cached()`` computes it once a sequence. The last two must follow
-the same loss curve to rounding. What is timed is the whole training step (forward, loss, backward, Adam); the three take turns step by
-step, and medians are printed; what the constraint adds is the median of the differences to the unconstrained step next to it.
+All start from the same kernel and see the same batches; ``parametrize.cached()`` computes it once a sequence.
+The last two must follow the same loss curve to rounding. What is timed is the whole training step (forward,
+loss, backward, Adam); the three take turns step by step, and medians are printed; what the constraint adds is
+the median of the differences to the unconstrained step next to it.
 
 Run ``python examples/orthogonal_rnn.py [--epochs 12] [--device cuda] [--out orthogonal_rnn.png]``.
 """
@@ -64,7 +66,9 @@ VARIANTS = {
 
 
 def rotations() -> Tensor:
-    """Returns X with the skew-symmetric A of rotations by random angles up to a right one, each in a plane of its own."""
+    """Returns X with the skew-symmetric A of rotations by random angles up to a right one, each in a plane of
+    its own.
+    """
     angles = (torch.rand(HIDDEN // 2, generator=torch.Generator().manual_seed(0)) - 0.5) * math.pi
     X = torch.zeros(HIDDEN, HIDDEN)
     X.diagonal(1)[::2] = (angles / 2).tan()
@@ -101,7 +105,8 @@ class OrthogonalRun(Run):
     def __init__(self, maps: tuple[nn.Module, ...], device: str) -> None:
         torch.manual_seed(0)
         model = Network(maps).to(device)
-        # Adam divides each gradient by its size: a small eps would blow up those that are mere rounding, and the curves would part.
+        # Adam divides each gradient by its size: a small eps would blow up those that are mere rounding, and
+        # the curves would part.
         super().__init__(model, torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4))
         self.defects: list[float] = []
 
@@ -117,8 +122,12 @@ class OrthogonalRun(Run):
 
 
 def plot(runs: dict[str, OrthogonalRun], path: Path) -> None:
-    """Draws the two constrained loss curves, which lie on each other, the kernels' orthogonality, and the time per step of all runs."""
-    figure, (curve, defect, bars) = plt.subplots(1, 3, figsize=(16, 4), width_ratios=(2, 2, 1.5), layout="constrained")
+    """Draws the two constrained loss curves, which lie on each other, the kernels' orthogonality, and the
+    time per step of all runs.
+    """
+    figure, (curve, defect, bars) = plt.subplots(
+        1, 3, figsize=(16, 4), width_ratios=(2, 2, 1.5), layout="constrained"
+    )
     colors = {"unconstrained": "silver", "plain torch": "C0", "fastparam": "black"}
     curve.plot(runs["plain torch"].losses, linewidth=5, alpha=0.35, label="plain torch")
     curve.plot(runs["fastparam"].losses, linewidth=1.2, color="black", label="fastparam")
@@ -126,27 +135,41 @@ def plot(runs: dict[str, OrthogonalRun], path: Path) -> None:
     curve.legend()
     for name, run in runs.items():
         defect.plot(run.defects, color=colors[name], label=name)
-    defect.set(xlabel="step", ylabel="max |K^T K - I|", yscale="log", title="Orthogonality of the recurrent kernel")
+    defect.set(
+        xlabel="step", ylabel="max |K^T K - I|", yscale="log", title="Orthogonality of the recurrent kernel"
+    )
     defect.legend()
-    bars.bar(list(runs), [1e3 * statistics.median(run.seconds) for run in runs.values()], color=list(colors.values()))
+    bars.bar(
+        list(runs),
+        [1e3 * statistics.median(run.seconds) for run in runs.values()],
+        color=list(colors.values()),
+    )
     bars.set(ylabel="ms", title="Median time per step")
     figure.savefig(path, dpi=120)
 
 
 def report(runs: dict[str, OrthogonalRun], images: Tensor, labels: Tensor) -> None:
-    """Prints time per step, what the constraint adds to it, the worst orthogonality seen, final loss and accuracy on unseen images."""
+    """Prints time per step, what the constraint adds to it, the worst orthogonality seen, final loss and
+    accuracy on unseen images.
+    """
     base = runs["unconstrained"].seconds
-    print(f"{'':14}{'ms a step':>10}{'constraint adds':>17}{'max |K^T K - I|':>17}{'last loss':>11}{'test accuracy':>15}")
+    print(
+        f"{'':14}{'ms a step':>10}{'constraint adds':>17}{'max |K^T K - I|':>17}{'last loss':>11}{'test accuracy':>15}"
+    )
     for name, run in runs.items():
         median = statistics.median(run.seconds)
         extra = statistics.median(ours - theirs for ours, theirs in zip(run.seconds, base, strict=True))
         added = f"{1e3 * extra:+.2f} ms" if run.seconds is not base else "-"
         accuracy = run.accuracy(images, labels)
-        print(f"{name:14}{1e3 * median:10.2f}{added:>17}{max(run.defects):17.1e}{run.losses[-1]:11.4f}{accuracy:15.1%}")
+        print(
+            f"{name:14}{1e3 * median:10.2f}{added:>17}{max(run.defects):17.1e}{run.losses[-1]:11.4f}{accuracy:15.1%}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("orthogonal_rnn.png"), help="where the plot goes")

@@ -1,4 +1,6 @@
-"""What the training examples share: scikit-learn's digits, and several models trained on them side by side."""
+"""What the training examples share: scikit-learn's digits, and several models trained on them side by
+side.
+"""
 
 from __future__ import annotations
 

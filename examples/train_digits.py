@@ -1,14 +1,17 @@
-"""Trains one network on handwritten digits three times, side by side, and shows what constrained weights cost.
+"""Trains one network on handwritten digits three times, side by side, and shows what constrained weights
+cost.
 
-The network has symmetric 3 x 3 kernels, a symmetric 512 x 512 and a skew-symmetric 512 x 512 weight. It is trained
+The network has symmetric 3 x 3 kernels, a symmetric 512 x 512 and a skew-symmetric 512 x 512 weight. It is
+trained
 
 - unconstrained: the same layers, plain weights;
 - in plain torch: the maps as the parametrizations tutorial writes them;
 - with fastparam.
 
-All start from the same weights and see the same batches. The last two must follow the same loss curve to rounding. What is
-timed is the whole training step (forward, loss, backward, Adam); the three take turns step by step, and medians are printed;
-what the constraints add is the median of the differences to the unconstrained step next to it.
+All start from the same weights and see the same batches. The last two must follow the same loss curve to
+rounding. What is timed is the whole training step (forward, loss, backward, Adam); the three take turns step
+by step, and medians are printed; what the constraints add is the median of the differences to the
+unconstrained step next to it.
 
 Run ``python examples/train_digits.py [--epochs 6] [--device cuda] [--out curve.png]``.
 """
@@ -66,11 +69,17 @@ VARIANTS: dict[str, tuple[Callable[[], nn.Module], ...]] = {
 def start(maps: tuple[Callable[[], nn.Module], ...], device: str) -> Run:
     """Returns a network with these maps on its weights, and its optimizer."""
     torch.manual_seed(0)
-    kernels, first, second = nn.Conv2d(1, 32, 3, padding=1), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+    kernels, first, second = (
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.Linear(HIDDEN, HIDDEN),
+    )
     head = nn.Linear(HIDDEN, 10)
     for layer, make in zip((kernels, first, second), maps, strict=False):
         parametrize.register_parametrization(layer, "weight", make())
-    features = nn.Sequential(kernels, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())  # 32 channels of 4 x 4: HIDDEN numbers
+    features = nn.Sequential(
+        kernels, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    )  # 32 channels of 4 x 4: HIDDEN numbers
     model = nn.Sequential(features, first, nn.ReLU(), second, nn.ReLU(), head).to(device)
     return Run(model, torch.optim.Adam(model.parameters(), lr=1e-3))
 
@@ -82,7 +91,11 @@ def plot(runs: dict[str, Run], path: Path) -> None:
     curve.plot(runs["fastparam"].losses, linewidth=1.2, color="black", label="fastparam")
     curve.set(xlabel="step", ylabel="training loss", yscale="log", title="Same loss curve")
     curve.legend()
-    bars.bar(list(runs), [1e3 * statistics.median(run.seconds) for run in runs.values()], color=["silver", "C0", "black"])
+    bars.bar(
+        list(runs),
+        [1e3 * statistics.median(run.seconds) for run in runs.values()],
+        color=["silver", "C0", "black"],
+    )
     bars.set(ylabel="ms", title="Median time per step")
     figure.savefig(path, dpi=120)
 
@@ -95,11 +108,15 @@ def report(runs: dict[str, Run], images: Tensor, labels: Tensor) -> None:
         median = statistics.median(run.seconds)
         extra = statistics.median(ours - theirs for ours, theirs in zip(run.seconds, base, strict=True))
         added = f"{1e3 * extra:+.2f} ms" if run.seconds is not base else "-"
-        print(f"{name:14}{1e3 * median:10.2f}{added:>17}{run.losses[-1]:11.4f}{run.accuracy(images, labels):15.1%}")
+        print(
+            f"{name:14}{1e3 * median:10.2f}{added:>17}{run.losses[-1]:11.4f}{run.accuracy(images, labels):15.1%}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("train_digits.png"), help="where the plot goes")

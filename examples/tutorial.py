@@ -1,7 +1,9 @@
-"""The PyTorch parametrizations tutorial, step by step, with fastparam's modules; every claim it makes is asserted.
+"""The PyTorch parametrizations tutorial, step by step, with fastparam's modules; every claim it makes is
+asserted.
 
-Run ``python examples/tutorial.py``. The tutorial: https://pytorch.org/tutorials/intermediate/parametrizations.html
-Modules marked "eager form" are written here in plain torch.
+Run ``python examples/tutorial.py``. The tutorial:
+https://pytorch.org/tutorials/intermediate/parametrizations.html Modules marked "eager form" are written here
+in plain torch.
 """
 
 from __future__ import annotations
@@ -98,12 +100,16 @@ def inspecting() -> None:
 
     assert isinstance(layer, nn.Linear) and isinstance(type(layer).weight, property)
     chain = layer.parametrizations.weight
-    assert isinstance(layer.parametrizations, nn.ModuleDict) and isinstance(chain, parametrize.ParametrizationList)
+    assert isinstance(layer.parametrizations, nn.ModuleDict) and isinstance(
+        chain, parametrize.ParametrizationList
+    )
     assert isinstance(chain[0], fastparam.Symmetric)
     assert parametrize.is_parametrized(layer, "weight") and not parametrize.is_parametrized(layer, "bias")
 
     assert set(dict(layer.named_parameters())) == {"bias", "parametrizations.weight.original"}
-    assert chain.original is before, "the parameter is moved, not replaced: an optimizer that holds it keeps working"
+    assert chain.original is before, (
+        "the parameter is moved, not replaced: an optimizer that holds it keeps working"
+    )
     assert torch.equal(layer.weight, fastparam.functional.symmetric(before))
     assert "Symmetric()" in repr(layer)
 
@@ -111,7 +117,10 @@ def inspecting() -> None:
 def first_class() -> None:
     layer = constrained(nn.Linear(3, 3), fastparam.Symmetric(), Scale())
     scale = layer.parametrizations.weight[1]
-    assert any(scale.factor is p for p in layer.parameters()) and "parametrizations.weight.1.factor" in layer.state_dict()
+    assert (
+        any(scale.factor is p for p in layer.parameters())
+        and "parametrizations.weight.1.factor" in layer.state_dict()
+    )
     layer.weight.sum().backward()
     assert scale.factor.grad is not None and layer.parametrizations.weight.original.grad is not None
 
@@ -170,7 +179,9 @@ def whole_model() -> None:
         model(torch.rand(5, 4)).square().mean().backward()
         optimizer.step()
     square = [m for m in model.modules() if parametrize.is_parametrized(m)]
-    assert len(square) == 2 and all(torch.equal(m.weight, -m.weight.mT) for m in square), "training stays on the constraint"
+    assert len(square) == 2 and all(torch.equal(m.weight, -m.weight.mT) for m in square), (
+        "training stays on the constraint"
+    )
 
 
 def initialising() -> None:
@@ -183,7 +194,10 @@ def initialising() -> None:
     layer = constrained(nn.Linear(3, 3), fastparam.Skew(), fastparam.CayleyMap(3, signs=True))
     for _ in range(5):
         Q = nn.init.orthogonal_(torch.empty(3, 3))
-        for any_orthogonal in (Q, -Q):  # one of determinant 1, the other of -1, which the map alone does not reach
+        for any_orthogonal in (
+            Q,
+            -Q,
+        ):  # one of determinant 1, the other of -1, which the map alone does not reach
             layer.weight = any_orthogonal
             assert_close(layer.weight, any_orthogonal, rtol=1e-5, atol=1e-5)
     A = fastparam.functional.skew(torch.randn(3, 3))
@@ -197,7 +211,9 @@ def initialising() -> None:
         layer.weight = torch.ones(3, 3)
         raise AssertionError("not orthogonal")
     except ValueError as error:
-        assert "max |Q^T Q - I| = 3" in str(error) and torch.equal(layer.weight, before), "refused, and the layer is as it was"
+        assert "max |Q^T Q - I| = 3" in str(error) and torch.equal(layer.weight, before), (
+            "refused, and the layer is as it was"
+        )
 
 
 def orthogonal_in_one() -> None:
@@ -222,12 +238,16 @@ def pruning() -> None:
     constrained(layer, fastparam.PruningParametrization(layer.weight, p_drop=0.2))
     mask, X = layer.parametrizations.weight[0].mask, torch.rand(40, 30)
     layer.weight = X
-    assert torch.equal(layer.weight, X * mask) and not torch.equal(layer.weight, X), "right_inverse need not be an exact inverse"
+    assert torch.equal(layer.weight, X * mask) and not torch.equal(layer.weight, X), (
+        "right_inverse need not be an exact inverse"
+    )
     assert 0.1 < (mask == 0).float().mean() < 0.3
     layer.weight = X * mask
     assert torch.equal(layer.weight, X * mask), "what has zeros there comes back as it was"
 
-    assert [buffer is mask for buffer in layer.buffers()] == [True], "a bool buffer, which is in the checkpoint"
+    assert [buffer is mask for buffer in layer.buffers()] == [True], (
+        "a bool buffer, which is in the checkpoint"
+    )
     twin = constrained(nn.Linear(30, 40), fastparam.PruningParametrization(X))
     assert twin.load_state_dict(layer.state_dict()) and torch.equal(twin.weight, layer.weight)
 
@@ -237,7 +257,9 @@ def pruning_by_name() -> None:
     for _ in range(2):
         fastparam.parametrizations.l1_unstructured(layer, "weight", amount=0.5)
     assert layer.parametrizations.weight[0].sparsity == 0.75, "half of it, and half of the rest"
-    assert torch.equal(layer.weight, layer.weight_orig * layer.weight_mask), "the names of torch.nn.utils.prune"
+    assert torch.equal(layer.weight, layer.weight_orig * layer.weight_mask), (
+        "the names of torch.nn.utils.prune"
+    )
     checkpoint = nn.utils.prune.random_unstructured(nn.Linear(30, 40), "weight", amount=100).state_dict()
     layer.load_state_dict(fastparam.parametrizations.from_torch(checkpoint))
     assert torch.equal(layer.weight, checkpoint["weight_orig"] * checkpoint["weight_mask"])
@@ -275,12 +297,23 @@ def removing() -> None:
     constrained(layer, fastparam.Skew())
     parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
     assert type(layer) is nn.Linear and isinstance(layer.weight, nn.Parameter)
-    assert torch.equal(layer.weight, free.triu(1)), "the free parameter, as right_inverse made it on registration"
+    assert torch.equal(layer.weight, free.triu(1)), (
+        "the free parameter, as right_inverse made it on registration"
+    )
 
 
 SECTIONS = (
     *(by_hand, registering, inspecting, first_class, caching, concatenating),
-    *(whole_model, initialising, orthogonal_in_one, pruning, pruning_by_name, several_inputs, changing_shape, removing),
+    *(
+        whole_model,
+        initialising,
+        orthogonal_in_one,
+        pruning,
+        pruning_by_name,
+        several_inputs,
+        changing_shape,
+        removing,
+    ),
 )
 
 if __name__ == "__main__":

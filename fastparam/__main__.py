@@ -16,7 +16,10 @@ SIZES = ((3, 3), (5, 7, 7), (33, 33), (2, 130, 130))
 OPS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "symmetric": (functional.symmetric, _reference.symmetric),
     "skew": (functional.skew, _reference.skew),
-    "masked_prune": (lambda X: functional.masked_prune(X, functional.pack_mask(X > 0)), lambda X: _reference.masked_prune(X, X > 0)),
+    "masked_prune": (
+        lambda X: functional.masked_prune(X, functional.pack_mask(X > 0)),
+        lambda X: _reference.masked_prune(X, X > 0),
+    ),
 }
 
 
@@ -38,7 +41,9 @@ def devices() -> list[torch.device]:
 
 
 def failures(device: torch.device) -> Iterator[str]:
-    """Yields the ops whose values or gradients are not those of the reference, exactly: all are sums of two numbers at most."""
+    """Yields the ops whose values or gradients are not those of the reference, exactly: all are sums of two
+    numbers at most.
+    """
     generator = torch.Generator().manual_seed(0)
     for name, (op, reference) in OPS.items():
         for size in SIZES:
@@ -62,13 +67,17 @@ def main() -> int:
         broken = list(failures(device))
         found += broken
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        print(f"{str(device) + ':':14}{where}: {'FAILED' if broken else f'{len(OPS)} ops checked, forward and backward'}")
+        print(
+            f"{str(device) + ':':14}{where}: {'FAILED' if broken else f'{len(OPS)} ops checked, forward and backward'}"
+        )
     for line in found:
         print(f"  {line}")
     if found:
         print(f"not ok: rebuild with `{_loader.REBUILD} fastparam` (or `.` in its source tree)")
     elif torch.cuda.is_available() and not _built.cuda:
-        print("ok, but CUDA tensors run plain PyTorch expressions: rebuild with FASTPARAM_BUILD=cuda, which says what is missing")
+        print(
+            "ok, but CUDA tensors run plain PyTorch expressions: rebuild with FASTPARAM_BUILD=cuda, which says what is missing"
+        )
     else:
         print("ok")
     return int(bool(found))

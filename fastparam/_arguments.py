@@ -1,4 +1,6 @@
-"""What a function asks of its arguments before the op is called; shapes and dtypes are checked by the op itself."""
+"""What a function asks of its arguments before the op is called; shapes and dtypes are checked by the op
+itself.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def described(thing: object) -> str:
 
 
 def check_tensor(op: str, argument: str, X: Any) -> Any:
-    """Returns X; raises TypeError unless it is a tensor, or passes for one (a subclass, an fx proxy), ValueError unless it is strided."""
+    """Returns X; raises TypeError unless it is a tensor, or passes for one (a subclass, an fx proxy),
+    ValueError unless it is strided.
+    """
     if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
         raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {described(X)}")
     if isinstance(X, Tensor) and (X.is_nested or X.layout != torch.strided):
@@ -50,7 +54,9 @@ def check_matrices(op: str, X: object, argument: str = "X") -> None:
 
 def is_flag(flag: object) -> bool:
     """Whether the object is True or False, of Python or of numpy."""
-    return isinstance(flag, bool) or (type(flag).__module__ == "numpy" and type(flag).__name__ in ("bool", "bool_"))
+    return isinstance(flag, bool) or (
+        type(flag).__module__ == "numpy" and type(flag).__name__ in ("bool", "bool_")
+    )
 
 
 def check_flag(op: str, argument: str, flag: Any) -> bool:
@@ -78,11 +84,15 @@ def check_integer(op: str, argument: str, number: Any) -> int:
 
 def check_sizes(op: str, argument: str, sizes: Any) -> Any:
     """Returns the sizes; raises TypeError unless they are a sequence of ints."""
-    if not isinstance(sizes, Iterable) or not all(isinstance(s, (numbers.Integral, torch.SymInt)) for s in sizes):
+    if not isinstance(sizes, Iterable) or not all(
+        isinstance(s, (numbers.Integral, torch.SymInt)) for s in sizes
+    ):
         raise TypeError(f"{op}: expected {argument} to be a sequence of ints, got {sizes!r}")
     return [s if isinstance(s, torch.SymInt) else int(s) for s in sizes]
 
 
 def has_no_data(Q: Tensor) -> bool:
-    """Whether there are no numbers to look at: on the meta device, while tracing, or where a tensor is empty."""
+    """Whether there are no numbers to look at: on the meta device, while tracing, or where a tensor is
+    empty.
+    """
     return Q.is_meta or isinstance(Q, FakeTensor) or Q.numel() == 0

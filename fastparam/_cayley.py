@@ -18,13 +18,17 @@ def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A)
 
-    One inversion forward, two matrix products backward, which keeps the result alone. Never singular for a skew-symmetric ``A``; a matrix
-    that is not skew-symmetric is solved with pivoting. Conventions ``alpha`` and ``-alpha`` are transposes of each other.
+    One inversion forward, two matrix products backward, which keeps the result alone. Never singular for a
+    skew-symmetric ``A``; a matrix that is not skew-symmetric is solved with pivoting. Conventions ``alpha``
+    and ``-alpha`` are transposes of each other.
 
     Args:
-        A: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in float32), or complex.
-        alpha: 1 in the PyTorch tutorial, PEFT OFT and BOFT; -1 in LyCORIS and kohya; -1/2 in torch's ``orthogonal`` and geotorch.
-        signs: of shape :math:`(*, n)`, or None for all positive; a column of ``Q`` is negated where its sign is negative.
+        A: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
+            float32), or complex.
+        alpha: 1 in the PyTorch tutorial, PEFT OFT and BOFT; -1 in LyCORIS and kohya; -1/2 in torch's
+            ``orthogonal`` and geotorch.
+        signs: of shape :math:`(*, n)`, or None for all positive; a column of ``Q`` is negated where its sign
+            is negative.
 
     Raises:
         ValueError: ``A`` is not a batch of square matrices or has an integer dtype, ``alpha`` is not finite,
@@ -43,18 +47,22 @@ def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor
 
 @entry
 def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
-    r"""Returns the orthogonal matrices whose skew-symmetric :math:`A` is given by one strict triangle of ``X``.
+    r"""Returns the orthogonal matrices whose skew-symmetric :math:`A` is given by one strict triangle of
+    ``X``.
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A), \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    :func:`~fastparam.functional.skew` and :func:`~fastparam.functional.cayley` in one kernel. Half of ``X`` is never read. Complex:
+    :func:`~fastparam.functional.skew` and :func:`~fastparam.functional.cayley` in one kernel. Half of ``X``
+    is never read. Complex:
     :math:`A = T - T^H` with :math:`T = \mathrm{triu}(X)`, skew-Hermitian, and ``Q`` is unitary.
 
     Args:
-        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in float32), or complex.
+        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
+            float32), or complex.
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
         lower: read the lower triangle instead, as torch's ``orthogonal`` and geotorch do.
-        signs: of shape :math:`(*, n)`, or None for all positive; a column of ``Q`` is negated where its sign is negative.
+        signs: of shape :math:`(*, n)`, or None for all positive; a column of ``Q`` is negated where its sign
+            is negative.
 
     Raises:
         ValueError: ``X`` is not a batch of square matrices or has an integer dtype, ``alpha`` is not finite,
@@ -72,22 +80,27 @@ def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tenso
 
 @entry
 def skew_cayley_packed(v: Tensor, alpha: float = 1.0) -> Tensor:
-    r"""Returns the orthogonal matrices whose skew-symmetric :math:`A` has the entries ``v`` above the diagonal, row by row.
+    r"""Returns the orthogonal matrices whose skew-symmetric :math:`A` has the entries ``v`` above the
+    diagonal, row by row.
 
-    .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A), \qquad A_{ij} = -A_{ji} = v_{i n - i (i + 1) / 2 + j - i - 1} \quad (i < j)
+    .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A), \qquad
+              A_{ij} = -A_{ji} = v_{i n - i (i + 1) / 2 + j - i - 1} \quad (i < j)
 
-    The layout of ``torch.triu_indices(n, n, 1)``, in which OFT and POET keep their parameters: half the memory of a square one. While
-    compiling with dynamic shapes the length of ``v`` becomes a constant of the graph.
+    The layout of ``torch.triu_indices(n, n, 1)``, in which OFT and POET keep their parameters: half the
+    memory of a square one. While compiling with dynamic shapes the length of ``v`` becomes a constant of the
+    graph.
 
     Args:
-        v: tensor of shape :math:`(*, n (n - 1) / 2)`, any strides; float32, float64, bfloat16 or float16 (computed in float32), or complex.
+        v: tensor of shape :math:`(*, n (n - 1) / 2)`, any strides; float32, float64, bfloat16 or float16
+            (computed in float32), or complex.
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
 
     Returns:
         tensor of shape :math:`(*, n, n)`.
 
     Raises:
-        ValueError: the last dimension of ``v`` is no :math:`n (n - 1) / 2`, its dtype is an integer one, or ``alpha`` is not finite.
+        ValueError: the last dimension of ``v`` is no :math:`n (n - 1) / 2`, its dtype is an integer one, or
+            ``alpha`` is not finite.
         TypeError: ``v`` is not a tensor, or ``alpha`` not a number.
 
     Source: Qiu et al., Controlling Text-to-Image Diffusion by Orthogonal Finetuning (OFT), 2023.
@@ -101,27 +114,32 @@ def skew_cayley_packed(v: Tensor, alpha: float = 1.0) -> Tensor:
 
 @entry
 def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
-    r"""Returns matrices with orthonormal columns (rows, where ``X`` is wide), in :math:`O(n k^2)` for :math:`n \times k`.
+    r"""Returns matrices with orthonormal columns (rows, where ``X`` is wide), in :math:`O(n k^2)` for
+    :math:`n \times k`.
 
     .. math:: Q = \begin{pmatrix} 2 C^{-1} - I \\ -2 \alpha B C^{-1} \end{pmatrix}, \qquad
               C = I + \alpha A_1 + \alpha^2 B^T B
 
-    with :math:`A_1` skew-symmetric from a triangle of the first k rows of ``X``, and B the others: the first k columns of the Cayley map of
-    the n x n matrix :math:`(A_1, -B^T; B, 0)`, which torch and geotorch solve. Of a wide ``X`` the transpose is mapped. Square matrices
-    are mapped as :func:`~fastparam.functional.skew_cayley` does. Computed in float64 whatever the dtype.
+    with :math:`A_1` skew-symmetric from a triangle of the first k rows of ``X``, and B the others: the first
+    k columns of the Cayley map of the n x n matrix :math:`(A_1, -B^T; B, 0)`, which torch and geotorch solve.
+    Of a wide ``X`` the transpose is mapped. Square matrices are mapped as
+    :func:`~fastparam.functional.skew_cayley` does. Computed in float64 whatever the dtype.
 
     Args:
-        X: tensor of shape :math:`(*, n, k)`, any strides; float32, float64, bfloat16, float16 or complex (skew-Hermitian :math:`A_1`).
+        X: tensor of shape :math:`(*, n, k)`, any strides; float32, float64, bfloat16, float16 or complex
+            (skew-Hermitian :math:`A_1`).
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
         lower: read the lower triangle of the (tall) first k rows, as torch's ``orthogonal`` and geotorch do.
-        signs: of shape :math:`(*, \min(n, k))`, or None for all positive; a column of ``Q`` (a row, where it is wide) is negated where its sign is negative.
+        signs: of shape :math:`(*, \min(n, k))`, or None for all positive; a column of ``Q`` (a row, where it
+            is wide) is negated where its sign is negative.
 
     Raises:
         ValueError: ``X`` has fewer than two dimensions or an integer dtype, ``alpha`` is not finite,
             or ``signs`` have another shape, device or an integer dtype.
         TypeError: ``X`` is not a tensor, ``alpha`` not a number, or ``lower`` not a bool.
 
-    Source: Wen and Yin, A feasible method for optimization with orthogonality constraints, 2013 (lemma 4: the low-rank form).
+    Source: Wen and Yin, A feasible method for optimization with orthogonality constraints, 2013 (lemma 4: the
+        low-rank form).
 
     Example:
         >>> fastparam.functional.stiefel_cayley(torch.tensor([[7.], [1.]]))
@@ -132,23 +150,29 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
 
 @entry
 def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
-    """Returns ``base @ stiefel_cayley(X, alpha, lower)``, of a wide ``X`` the transpose of that of ``X.mT``; outside of autocast."""
+    """Returns ``base @ stiefel_cayley(X, alpha, lower)``, of a wide ``X`` the transpose of that of ``X.mT``;
+    outside of autocast.
+    """
 
 
 def cayley_inverse(Q: Tensor, alpha: float = 1.0) -> Tensor:
-    r"""Returns the ``A`` with :math:`\mathrm{cayley}(A) = Q`, skew-symmetric (up to rounding) where ``Q`` is orthogonal.
+    r"""Returns the ``A`` with :math:`\mathrm{cayley}(A) = Q`, skew-symmetric (up to rounding) where ``Q`` is
+    orthogonal.
 
     .. math:: A = \frac{1}{\alpha} (I + Q)^{-1} (I - Q)
 
-    Exact for every matrix without the eigenvalue -1, orthogonal or not; near that eigenvalue digits are lost. Made of PyTorch's own
-    operations: differentiable, and every transform works. :meth:`fastparam.SkewCayley.right_inverse` takes every orthogonal matrix.
+    Exact for every matrix without the eigenvalue -1, orthogonal or not; near that eigenvalue digits are lost.
+    Made of PyTorch's own operations: differentiable, and every transform works.
+    :meth:`fastparam.SkewCayley.right_inverse` takes every orthogonal matrix.
 
     Args:
-        Q: tensor of shape :math:`(*, n, n)`; float32, float64, bfloat16 or float16 (computed in float32), or complex.
+        Q: tensor of shape :math:`(*, n, n)`; float32, float64, bfloat16 or float16 (computed in float32), or
+            complex.
         alpha: the convention, see :func:`~fastparam.functional.cayley`; not 0.
 
     Raises:
-        ValueError: ``Q`` is not a batch of square matrices or has an integer dtype, or ``alpha`` is 0 or not finite.
+        ValueError: ``Q`` is not a batch of square matrices or has an integer dtype, or ``alpha`` is 0 or not
+            finite.
         TypeError: ``Q`` is not a tensor, or ``alpha`` not a number.
         torch.linalg.LinAlgError: ``Q`` has the eigenvalue -1.
 
@@ -174,7 +198,7 @@ def _nonzero(op: str, alpha: float) -> float:
     return alpha
 
 
-# ---- modules -------------------------------------------------------------------------------------------------
+# ---- modules ---------------------------------------------------------------------------------------------
 
 
 class _Signed(nn.Module):
@@ -190,7 +214,9 @@ class _Signed(nn.Module):
         self.register_buffer("signs", None)
 
     def reset_parameters(self) -> None:
-        """Makes all signs positive: what deferred initialisation (the meta device, then ``to_empty``) calls."""
+        """Makes all signs positive: what deferred initialisation (the meta device, then ``to_empty``)
+        calls.
+        """
         if self.signs is not None:
             with torch.no_grad():
                 self.signs.fill_(1)
@@ -203,11 +229,17 @@ class _Signed(nn.Module):
         signs = self.signs
         if signs is not None:
             if signs.shape != shape:
-                raise ValueError(f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, got {shape}")
+                raise ValueError(
+                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, got {shape}"
+                )
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
                 if theirs != ours:
-                    raise ValueError(f"{self.op}: expected Q {of} {_plain(ours)}, as the weight is, got {_plain(theirs)}")
-        X, changed = inverse_with_signs(self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs)
+                    raise ValueError(
+                        f"{self.op}: expected Q {of} {_plain(ours)}, as the weight is, got {_plain(theirs)}"
+                    )
+        X, changed = inverse_with_signs(
+            self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs
+        )
         if changed is not None:
             self.signs = changed  # another tensor: graphs and state dicts that hold the one before keep it
         return X
@@ -221,20 +253,24 @@ def _plain(thing: object) -> str:
 
 
 class CayleyMap(_Signed):
-    r"""Maps skew-symmetric matrices to orthogonal ones: parametrization by :func:`~fastparam.functional.cayley`, after :class:`Skew`.
+    r"""Maps skew-symmetric matrices to orthogonal ones: parametrization by
+    :func:`~fastparam.functional.cayley`, after :class:`Skew`.
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D
 
-    A drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial: the same values and, both ways, the same ``state_dict``.
+    A drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial: the same values and, both ways, the
+    same ``state_dict``.
 
     Args:
-        n: order of the matrices. With it there is the tutorial's identity, a buffer ``Id``; the map does not use it.
+        n: order of the matrices. With it there is the tutorial's identity, a buffer ``Id``; the map does not
+            use it.
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
-        signs: keep the signs D as a buffer ``signs`` of shape (..., n), see :class:`SkewCayley`. Without it D = I, and matrices with
-            an eigenvalue -1, among them all of determinant -1, cannot be assigned.
+        signs: keep the signs D as a buffer ``signs`` of shape (..., n), see :class:`SkewCayley`. Without it D
+            = I, and matrices with an eigenvalue -1, among them all of determinant -1, cannot be assigned.
 
     Raises:
-        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``n`` not a positive int, or ``signs`` not a bool.
+        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``n`` not a positive int, or ``signs``
+        not a bool.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -270,12 +306,14 @@ class CayleyMap(_Signed):
     def right_inverse(self, Q: Tensor) -> Tensor:
         r"""Returns the skew-symmetric ``A`` with :math:`\mathrm{forward}(A) = Q`, up to rounding.
 
-        Exact for every orthogonal (unitary) ``Q``; without ``signs``, for those that have no eigenvalue near -1. Signs change as
+        Exact for every orthogonal (unitary) ``Q``; without ``signs``, for those that have no eigenvalue near
+        -1. Signs change as
         :meth:`SkewCayley.right_inverse` says.
 
         Raises:
             NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
-            ValueError, TypeError: as :func:`~fastparam.functional.cayley`; or ``Q`` needs signs, and there are none.
+            ValueError, TypeError: as :func:`~fastparam.functional.cayley`; or ``Q`` needs signs, and there
+            are none.
         """
         check_square("CayleyMap", Q, "Q")
         self._check_order("Q", Q)
@@ -291,28 +329,33 @@ class CayleyMap(_Signed):
 
 
 class SkewCayley(_Signed):
-    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_cayley`, :class:`Skew` and :class:`CayleyMap` fused.
+    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_cayley`, :class:`Skew`
+    and :class:`CayleyMap` fused.
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    A tall weight gets orthonormal columns, a wide one orthonormal rows (:func:`~fastparam.functional.stiefel_cayley`). A weight that is
-    orthogonal on registration is kept, as far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+    A tall weight gets orthonormal columns, a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_cayley`). A weight that is orthogonal on registration is kept, as
+    far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
 
-    The map alone reaches no matrix with an eigenvalue -1. The diagonal D of signs, a buffer ``signs`` of shape (..., k) with
-    :math:`k = \min(n, k)` entries per matrix, reaches every orthogonal one. All signs are 1 until a matrix is assigned that needs
-    others. They are a tensor of the dtype of the weight: what is negative counts as -1, all else as 1.
+    The map alone reaches no matrix with an eigenvalue -1. The diagonal D of signs, a buffer ``signs`` of
+    shape (..., k) with
+    :math:`k = \min(n, k)` entries per matrix, reaches every orthogonal one. All signs are 1 until a matrix is
+    assigned that needs others. They are a tensor of the dtype of the weight: what is negative counts as -1,
+    all else as 1.
 
     Args:
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
         lower: keep the free parameters in the lower triangle instead of the upper.
-        signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an eigenvalue -1 cannot be assigned.
+        signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an
+            eigenvalue -1 cannot be assigned.
 
     Raises:
         ValueError, TypeError: ``alpha`` is 0 or not a finite number, or ``lower`` or ``signs`` not a bool.
 
     .. note::
-        An instance belongs to one weight. The signs are made when it is registered. Weights that are tied share the instance too:
-        two instances on one raw tensor would keep signs of their own.
+        An instance belongs to one weight. The signs are made when it is registered. Weights that are tied
+        share the instance too: two instances on one raw tensor would keep signs of their own.
 
     Example:
         >>> layer = torch.nn.Linear(3, 5)
@@ -329,21 +372,26 @@ class SkewCayley(_Signed):
         self.lower = check_flag(self.op, "lower", lower)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times the signs."""
+        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
+        the signs.
+        """
         square = X.dim() < 2 or X.shape[-2] == X.shape[-1]
         return (skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, self.signs)
 
     def right_inverse(self, Q: Tensor) -> Tensor:
-        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not read.
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not
+        read.
 
-        Exact for every ``Q`` with orthonormal columns (rows, if wide); without ``signs``, for those that have no eigenvalue near -1.
-        A matrix whose present signs do not serve gets others. Where ``Q``, rounded to its dtype, no longer determines ``X`` (norms of
-        1e4 in float32, 100 in bfloat16) they may change although they would serve, also when torch tries the inverse while it
-        registers a second parametrization.
+        Exact for every ``Q`` with orthonormal columns (rows, if wide); without ``signs``, for those that have
+        no eigenvalue near -1. A matrix whose present signs do not serve gets others. Where ``Q``, rounded to
+        its dtype, no longer determines ``X`` (norms of 1e4 in float32, 100 in bfloat16) they may change
+        although they would serve, also when torch tries the inverse while it registers a second
+        parametrization.
 
         Raises:
             NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
-            ValueError, TypeError: as :func:`~fastparam.functional.stiefel_cayley`; or ``Q`` needs signs, and there are none.
+            ValueError, TypeError: as :func:`~fastparam.functional.stiefel_cayley`; or ``Q`` needs signs, and
+            there are none.
         """
         check_matrices(self.op, Q, "Q")
         wide = Q.shape[-2] < Q.shape[-1]

@@ -20,7 +20,8 @@ class NotOrthogonalError(ValueError, NotImplementedError):
 
     .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
 
-    An assignment shows it to the user; on registration torch takes the second base class as "start from this weight as the free parameter".
+    An assignment shows it to the user; on registration torch takes the second base class as "start from this
+    weight as the free parameter".
 
     Example:
         >>> try:
@@ -32,10 +33,11 @@ class NotOrthogonalError(ValueError, NotImplementedError):
 
 
 def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
-    """Returns the (tall) matrices in double precision; raises NotOrthogonalError unless their columns are orthonormal.
+    """Returns the (tall) matrices in double precision; raises NotOrthogonalError unless their columns are
+    orthonormal.
 
-    As far as the dtype tells: also of a matrix that was rounded to a lower one and is kept in this, whose nearest orthogonal matrix is
-    returned.
+    As far as the dtype tells: also of a matrix that was rounded to a lower one and is kept in this, whose
+    nearest orthogonal matrix is returned.
     """
     wide = Q.to(double_of(Q))
     if has_no_data(Q):
@@ -47,7 +49,9 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
         if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
             return nearest_orthogonal(wide)
     which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
-    raise NotOrthogonalError(f"{op}: expected a matrix with orthonormal {which}, got one with max |Q^T Q - I| = {error:.2g}")
+    raise NotOrthogonalError(
+        f"{op}: expected a matrix with orthonormal {which}, got one with max |Q^T Q - I| = {error:.2g}"
+    )
 
 
 def _defect(Q: Tensor) -> float:
@@ -76,11 +80,12 @@ def double_of(Q: Tensor) -> torch.dtype:
 
 
 def greedy_signs(Q: Tensor) -> Tensor:
-    """Returns signs D, of shape (..., n) and real, such that elimination of Q + D meets pivots of size 1 and more.
+    """Returns signs D, of shape (..., n) and real, such that elimination of Q + D meets pivots of size 1 and
+    more.
 
-    Each sign is that of the pivot (of its real part) which it is added to, as in LAPACK's orhr_col (Ballard et al., Reconstructing
-    Householder vectors from Tall-Skinny QR, 2014). Then Q D + I is well conditioned in practice, whatever the determinant and eigenvalues
-    of Q.
+    Each sign is that of the pivot (of its real part) which it is added to, as in LAPACK's orhr_col (Ballard
+    et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Then Q D + I is well conditioned in
+    practice, whatever the determinant and eigenvalues of Q.
     """
     S, n = Q.clone(), Q.shape[-1]
     signs = torch.ones(Q.shape[:-1], dtype=torch.float64, device=Q.device)
@@ -91,13 +96,16 @@ def greedy_signs(Q: Tensor) -> Tensor:
             signs[..., j] = torch.where(pivot.real < 0, -1.0, 1.0)
             S[..., j + 1 :, j] /= (pivot + signs[..., j])[..., None]
             S[..., j + 1 :, j + 1 : stop] -= S[..., j + 1 :, j, None] * S[..., j, None, j + 1 : stop]
-        rows = torch.linalg.solve_triangular(S[..., start:stop, start:stop], S[..., start:stop, stop:], upper=False, unitriangular=True)
+        rows = torch.linalg.solve_triangular(
+            S[..., start:stop, start:stop], S[..., start:stop, stop:], upper=False, unitriangular=True
+        )
         S[..., stop:, stop:] -= S[..., stop:, start:stop] @ rows
     return signs
 
 
 def inverse(Q: Tensor, alpha: float) -> Tensor:
-    """Returns X of the shape of the tall or square Q in double precision: A1 skew-symmetric over B, with stiefel_cayley(X, alpha) = Q.
+    """Returns X of the shape of the tall or square Q in double precision: A1 skew-symmetric over B, with
+    stiefel_cayley(X, alpha) = Q.
 
     Not finite where Q has the eigenvalue -1.
     """
@@ -109,8 +117,11 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
     return torch.cat([(A - A.mH) / 2, B], -2) / alpha
 
 
-def inverse_with_signs(op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Returns X of the tall Q, both in double precision, with stiefel_cayley(X, alpha, signs) = Q, and the signs if they are to change.
+def inverse_with_signs(
+    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Returns X of the tall Q, both in double precision, with stiefel_cayley(X, alpha, signs) = Q, and the
+    signs if they are to change.
 
     Where they are None, and so are to be, a matrix that would need them is refused.
     """
@@ -124,18 +135,24 @@ def inverse_with_signs(op: str, Q: Tensor, dtype: torch.dtype, alpha: float, sig
         return X, None
     if signs is None:
         if not (loss <= torch.finfo(dtype).eps ** 0.5).all():
-            raise ValueError(f"{op}: expected a matrix without an eigenvalue near -1, which the Cayley map does not reach without signs=True")
+            raise ValueError(
+                f"{op}: expected a matrix without an eigenvalue near -1, which the Cayley map does not reach without signs=True"
+            )
         return X, None
     greedy = greedy_signs(Q[..., : Q.shape[-1], :])
     Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
     better = fails & ~(other_loss >= loss)
     if not better.any():
         return X, None
-    return torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, kept).to(signs.dtype)
+    return torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, kept).to(
+        signs.dtype
+    )
 
 
 def _inverse_and_loss(Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse with these signs, and what each matrix loses on the way there and back; NaN where there is none."""
+    """The inverse with these signs, and what each matrix loses on the way there and back; NaN where there is
+    none.
+    """
     X = inverse(Q * signs[..., None, :], alpha)
     T = X.tril().to(dtype)
     T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H

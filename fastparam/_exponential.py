@@ -9,7 +9,8 @@ from ._arguments import check_square
 
 
 class MatrixExponential(nn.Module):
-    r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite. By :func:`torch.matrix_exp`.
+    r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite.
+    By :func:`torch.matrix_exp`.
 
     .. math:: \exp(X) = \sum_{k \ge 0} X^k / k!
 

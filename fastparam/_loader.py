@@ -23,7 +23,9 @@ def load() -> None:
     try:
         built = importlib.import_module("fastparam._built")
     except ImportError:
-        raise ImportError("fastparam is not built here: run `pip install --no-build-isolation .` in its source tree") from None
+        raise ImportError(
+            "fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
+        ) from None
     mismatch = (
         f"fastparam was built for torch {built.torch}, but torch {torch.__version__} is running: "
         f"rebuild it with `{REBUILD} fastparam` (or `.` in its source tree)"

@@ -27,7 +27,8 @@ class Op:
 
     name: str
     public: bool = False  # has a function of that name in fastparam.functional
-    leading_batch: bool = True  # the leading dimensions of every tensor are batch dimensions, and so vmap needs no rule of its own
+    # the leading dimensions of every tensor are batch dimensions, and so vmap needs no rule of its own
+    leading_batch: bool = True
 
     @property
     def overload(self) -> torch._ops.OpOverload:
@@ -60,7 +61,7 @@ OPS = (
 )
 
 
-# ---- the entry of a public function --------------------------------------------------------------------------
+# ---- the entry of a public function ----------------------------------------------------------------------
 
 _CHECKS = {
     "Tensor": check_tensor,
@@ -70,9 +71,9 @@ _CHECKS = {
     "Sequence[int]": check_sizes,
 }
 
-# Eager calls go straight to C++, which saves Python's overload resolution. Whatever looks at calls (a compiler, a subclass, a mode) gets the
-# op of the dispatcher, and so do arguments that pybind11 refuses, in many lines: they are checked, one sentence each, and numbers of numpy
-# become Python's.
+# Eager calls go straight to C++, which saves Python's overload resolution. Whatever looks at calls (a
+# compiler, a subclass, a mode) gets the op of the dispatcher, and so do arguments that pybind11 refuses, in
+# many lines: they are checked, one sentence each, and numbers of numpy become Python's.
 _ENTRY = """
 def make(check, direct, overload, is_compiling, has_torch_function):
     def {name}({signature}):
@@ -87,32 +88,44 @@ def make(check, direct, overload, is_compiling, has_torch_function):
 
 
 def entry(function: F) -> F:
-    """Returns the function that calls the op of this name; the decorated one gives its signature and its words."""
+    """Returns the function that calls the op of this name; the decorated one gives its signature and its
+    words.
+    """
     name = function.__name__
     parameters = inspect.signature(function).parameters.values()
     tensors = [p.name for p in parameters if "Tensor" in p.annotation]
     checks = [(p.name, _CHECKS[p.annotation]) for p in parameters]
 
     def check(*values: Any) -> list[Any]:
-        return [checked(name, argument, value) for (argument, checked), value in zip(checks, values, strict=True)]
+        return [
+            checked(name, argument, value) for (argument, checked), value in zip(checks, values, strict=True)
+        ]
 
     source = _ENTRY.format(
         name=name,
-        signature=", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters),
+        signature=", ".join(
+            p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters
+        ),
         arguments=", ".join(p.name for p in parameters),
         tensors=", ".join(tensors),
-        flags="".join(f" or ({p.name} is not False and {p.name} is not True)" for p in parameters if p.annotation == "bool"),
+        flags="".join(
+            f" or ({p.name} is not False and {p.name} is not True)"
+            for p in parameters
+            if p.annotation == "bool"
+        ),
     )
     scope: dict[str, Any] = {}
     exec(compile(source, f"<entry of {name}>", "exec"), scope)
     has_torch_function = has_torch_function_unary if len(tensors) == 1 else has_torch_function_variadic
-    made: F = scope["make"](check, getattr(_C, name), getattr(torch.ops.fastparam, name).default, is_compiling, has_torch_function)
+    made: F = scope["make"](
+        check, getattr(_C, name), getattr(torch.ops.fastparam, name).default, is_compiling, has_torch_function
+    )
     for attribute in ("__module__", "__qualname__", "__doc__", "__annotations__", "__wrapped__"):
         setattr(made, attribute, getattr(function, attribute, function))
     return made
 
 
-# ---- batching rules ------------------------------------------------------------------------------------------
+# ---- batching rules --------------------------------------------------------------------------------------
 
 
 def _one(arg: Any, dim: int | None) -> Any:
@@ -130,7 +143,9 @@ def _register_vmap(op: torch._ops.OpOverload) -> None:
             return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
 
         if any(dim is not None and arg.dim() < 3 for arg, dim in zip(args, in_dims, strict=True)):
-            op(*map(_one, args, in_dims))  # raises where an example is a vector, though the batch of them is a matrix
+            op(
+                *map(_one, args, in_dims)
+            )  # raises where an example is a vector, though the batch of them is a matrix
         return op(*map(front, args, in_dims)), 0
 
     torch.library.register_vmap(op, rule)

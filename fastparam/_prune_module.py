@@ -188,9 +188,9 @@ class Pruning(nn.Module):
     def update_(self, X: Tensor, amount: float | None = None) -> Pruning:
         """Chooses a new mask by the same rule and the magnitudes that ``X`` has now; returns self.
 
-        Dropped entries can come back: pass the raw weight, ``layer.parametrizations.weight.original``. After a
-        random choice the same number of units of the same kind is dropped, the smallest instead of any. Rules
-        that were applied one after the other are applied in that order.
+        Dropped entries can come back: pass the raw weight, ``layer.parametrizations.weight.original``. After
+        a random choice the same number of units of the same kind is dropped, the smallest instead of any.
+        Rules that were applied one after the other are applied in that order.
 
         Args:
             X: the weight, or scores of importance, of the shape of the mask.

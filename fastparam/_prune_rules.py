@@ -17,7 +17,7 @@ _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Rule: TypeAlias = prune.BasePruningMethod
 
 
-# ---- rules -------------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------
 
 
 class KeepNOfM(prune.BasePruningMethod):
@@ -139,7 +139,7 @@ def drawn(op: str, X: Tensor, p_drop: float, generator: torch.Generator | None =
     )
 
 
-# ---- arguments ---------------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------------
 
 
 def check_weight(op: str, argument: str, X: Any) -> None:

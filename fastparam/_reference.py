@@ -35,7 +35,8 @@ def signed(Q: Tensor, signs: Tensor | None) -> Tensor:
 
 
 def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
-    # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half types in float32.
+    # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half
+    # types in float32.
     wide = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
     I = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
     Q: Tensor = 2 * torch.linalg.inv(I + alpha * wide) - I
@@ -53,7 +54,9 @@ def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tenso
     return cayley(T - T.mH, alpha, signs)
 
 
-def skew_cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
+def skew_cayley_backward(
+    G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None
+) -> Tensor:
     D = cayley_backward(G, Q, alpha, signs)
     D = D - D.mH
     return D.tril(0 if Q.is_complex() else -1) if lower else D.triu(0 if Q.is_complex() else 1)

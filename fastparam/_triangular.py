@@ -14,8 +14,8 @@ def symmetric(X: Tensor, lower: bool = False) -> Tensor:
 
     .. math:: S(X) = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
-    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous and exactly symmetric.
-    Complex matrices are transposed without conjugation.
+    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous and
+    exactly symmetric. Complex matrices are transposed without conjugation.
 
     Args:
         X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16, float16 or complex.
@@ -40,13 +40,14 @@ def skew(X: Tensor, lower: bool = False) -> Tensor:
 
     .. math:: K(X) = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous, its diagonal is zero and
-    ``skew(X) == -skew(X).mT`` holds bit for bit. Complex matrices are transposed without conjugation.
+    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous, its
+    diagonal is zero and ``skew(X) == -skew(X).mT`` holds bit for bit. Complex matrices are transposed without
+    conjugation.
 
     Args:
         X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16, float16 or complex.
-        lower: read the lower triangle instead (:math:`\mathrm{tril}(X, -1) - \mathrm{tril}(X, -1)^T`), as torch's ``orthogonal``
-            and geotorch do.
+        lower: read the lower triangle instead (:math:`\mathrm{tril}(X, -1) - \mathrm{tril}(X, -1)^T`), as
+            torch's ``orthogonal`` and geotorch do.
 
     Raises:
         ValueError: ``X`` is not a batch of square matrices, or has an integer dtype.
@@ -129,7 +130,8 @@ class Skew(_Triangular):
     def right_inverse(self, A: Tensor) -> Tensor:
         """Returns the strict triangle of ``A`` that is read, zeros elsewhere.
 
-        Exact where ``A`` is skew-symmetric. Any other ``A`` is projected: the other triangle and the diagonal are forgotten.
+        Exact where ``A`` is skew-symmetric. Any other ``A`` is projected: the other triangle and the diagonal
+        are forgotten.
 
         Raises:
             ValueError, TypeError: as :func:`~fastparam.functional.skew`; the layer is unchanged.

@@ -2,14 +2,17 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: on busy cores, threads that spin cost the suite minutes
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # before torch: on busy cores, threads that spin cost the suite minutes
 
-import table
 import pytest
+import table
 import torch
 
 IGNORED = (
-    "ignore:fastparam. complex dtypes have no kernels:UserWarning",  # test_errors.py asks for it in a process of its own
+    # test_errors.py asks for it in a process of its own
+    "ignore:fastparam. complex dtypes have no kernels:UserWarning",
     "ignore:`torch.jit:DeprecationWarning",
     "ignore:Anomaly Detection has been enabled:UserWarning",
     "ignore:Complex modules are a new feature:UserWarning",

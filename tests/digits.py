@@ -1,8 +1,9 @@
 """Nearly twice the digits of float64, made of float64: the judge of results in float64 and complex128.
 
-The same expression in float64 cannot be their judge: its own error would count as none, and another rounding in a BLAS as
-an error of ours. Here a value is a pair of tensors whose unrounded sum it is, and a product of matrices is a sum of products
-of slices with so few bits that each of them is exact, in whatever order and by whatever instructions a BLAS adds.
+The same expression in float64 cannot be their judge: its own error would count as none, and another rounding
+in a BLAS as an error of ours. Here a value is a pair of tensors whose unrounded sum it is, and a product of
+matrices is a sum of products of slices with so few bits that each of them is exact, in whatever order and by
+whatever instructions a BLAS adds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def times(x: Pair, factor: float) -> Pair:
 
 
 def slices(X: Tensor, dim: int, bits: int) -> list[Tensor]:
-    """Parts of X: the first has so many bits below the largest entry along the dimension, each other one as many below the last."""
+    """Parts of X: the first has so many bits below the largest entry along the dimension, each other one as
+    many below the last.
+    """
     exponent = torch.frexp(X.abs().amax(dim, keepdim=True)).exponent.double()
     parts = []
     for i in range(SLICES):
@@ -61,7 +64,9 @@ def pair(x: Tensor | Pair) -> Pair:
 
 
 def product(x: Tensor | Pair, y: Tensor | Pair) -> Pair:
-    """A product of matrices, to 2^-80 of the largest entries of a row of the first and of a column of the second."""
+    """A product of matrices, to 2^-80 of the largest entries of a row of the first and of a column of the
+    second.
+    """
     x, y = pair(x), pair(y)
     if x[0].is_complex():
         (a, b), (c, d) = (((z[0].real, z[1].real), (z[0].imag, z[1].imag)) for z in (x, y))
@@ -85,7 +90,9 @@ def identity(X: Tensor) -> Tensor:
 
 
 def twice_inverse(A: Tensor, alpha: float) -> Pair:
-    """P = 2 (I + alpha A)^-1: the inverse M in float64 and two of Newton's steps, M + M (I - (I + alpha A) M)."""
+    """P = 2 (I + alpha A)^-1: the inverse M in float64 and two of Newton's steps, M + M (I - (I + alpha A)
+    M).
+    """
     I = identity(A)
     M = pair(torch.linalg.inv(I + alpha * A))
     for _ in range(2):
@@ -137,7 +144,9 @@ def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | No
 
 @contextlib.contextmanager
 def more() -> Iterator[None]:
-    """Every reference has these digits in its inverses and products, for its value and its first derivative, and is rounded to float64
-    at the end; all else that a reference does moves entries, or adds two of them."""
+    """Every reference has these digits in its inverses and products, for its value and its first derivative,
+    and is rounded to float64 at the end; all else that a reference does moves entries, or adds two of
+    them.
+    """
     with mock.patch.multiple(reference, cayley=cayley, cayley_backward=cayley_backward):
         yield

@@ -1,4 +1,6 @@
-"""The table of modules: every parametrization of the package in every form, for the loops that a model goes through."""
+"""The table of modules: every parametrization of the package in every form, for the loops that a model goes
+through.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SQUARE, TALL, WIDE = (4, 4), (5, 3), (3, 5)
 
 
 def haar(*shape: int, dtype: torch.dtype = torch.float64, det: int | None = None) -> Tensor:
-    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; of determinant ``det`` if one is asked for."""
+    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; of determinant ``det`` if one
+    is asked for.
+    """
     n, k = shape[-2:]
     Q = torch.linalg.qr(torch.randn(*shape[:-2], max(n, k), min(n, k), dtype=torch.float64)).Q
     if det is not None:
@@ -68,7 +72,11 @@ class Form:
 
     @property
     def keys(self) -> list[str]:
-        return ["bias", "parametrizations.weight.original", *(f"parametrizations.weight.{key}" for key in self.buffers)]
+        return [
+            "bias",
+            "parametrizations.weight.original",
+            *(f"parametrizations.weight.{key}" for key in self.buffers),
+        ]
 
     def data(self) -> Tensor:
         return torch.randn(6, self.shape[1])
@@ -107,16 +115,35 @@ def _cayley() -> list[Form]:
         with_signs = chain(partial(fastparam.SkewCayley, -0.5, True))
         forms += [
             Form(f"SkewCayley-{name}", shape, with_signs, image=signed, buffers=("0.signs",), **close),
-            Form(f"SkewCayley-{name}-plain", shape, chain(partial(fastparam.SkewCayley, signs=False)), image=plain, **close),
+            Form(
+                f"SkewCayley-{name}-plain",
+                shape,
+                chain(partial(fastparam.SkewCayley, signs=False)),
+                image=plain,
+                **close,
+            ),
         ]
         for base in (True, False):
             verb = partial(orthogonal, orthogonal_map="cayley", use_trivialization=base)
             image = signed if base else plain
             buffers = ("0.base",) * base
-            forms.append(Form(f"orthogonal-{name}{'-plain' * (not base)}", shape, verb, image=image, buffers=buffers, **close))
+            forms.append(
+                Form(
+                    f"orthogonal-{name}{'-plain' * (not base)}",
+                    shape,
+                    verb,
+                    image=image,
+                    buffers=buffers,
+                    **close,
+                )
+            )
     after_skew = {
         "CayleyMap": (fastparam.CayleyMap, partial(haar, *SQUARE, dtype=torch.float32, det=1), ()),
-        "CayleyMap-Id": (partial(fastparam.CayleyMap, 4), partial(haar, *SQUARE, dtype=torch.float32, det=1), ("1.Id",)),
+        "CayleyMap-Id": (
+            partial(fastparam.CayleyMap, 4),
+            partial(haar, *SQUARE, dtype=torch.float32, det=1),
+            ("1.Id",),
+        ),
         "CayleyMap-signs": (
             partial(fastparam.CayleyMap, signs=True),
             partial(haar, *SQUARE, dtype=torch.float32, det=-1),
@@ -135,7 +162,9 @@ def _pruned() -> list[Form]:
         image = lambda: torch.where(mask, torch.randn(SQUARE), 0)
 
         def register(layer: nn.Module) -> None:
-            parametrize.register_parametrization(layer, "weight", fastparam.Pruning(mask.to(layer.weight.device)))
+            parametrize.register_parametrization(
+                layer, "weight", fastparam.Pruning(mask.to(layer.weight.device))
+            )
 
         return Form(name, SQUARE, register, holds, image, ("0.mask",))
 

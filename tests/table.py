@@ -1,4 +1,6 @@
-"""The table of ops, and of the modules built on them: a new op is one entry here, and every check of the suite covers it."""
+"""The table of ops, and of the modules built on them: a new op is one entry here, and every check of the
+suite covers it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def orders(batch: tuple[int, ...]) -> tuple[int, ...]:
-    """Orders of the matrices of a batch: large ones in two of them, for how a batch is shaped shows at the small ones."""
+    """Orders of the matrices of a batch: large ones in two of them, for how a batch is shaped shows at the
+    small ones.
+    """
     return SIZES if batch in ((), (3,)) else SIZES[: SIZES.index(33) + 1]
 
 
@@ -49,13 +53,19 @@ class Case:
     op: torch._ops.OpOverload
     reference: Callable[..., Tensor]
     tensors: int = 1  # the first arguments, all differentiable
-    others: tuple[Any, ...] = ()  # the arguments after them; a function makes one from (shape, device), by calls that can be traced
+    others: tuple[
+        Any, ...
+    ] = ()  # the arguments after them; a function makes one from (shape, device), by calls that can be traced
     public: Callable[..., Tensor] | None = None
     saved: int = 0  # tensors kept for backward
-    linear: bool = True  # no entry is rounded more often than in the reference: values are compared bit for bit
+    linear: bool = (
+        True  # no entry is rounded more often than in the reference: values are compared bit for bit
+    )
     square: bool = True  # wants square matrices, and says so with the sentence that all such ops share
     argument: str = "X"  # the tensor that this sentence names
-    before: Callable[[Tensor], Tensor] = lambda X: X  # from a square matrix to what the op takes, a view where it can be
+    before: Callable[[Tensor], Tensor] = lambda X: (
+        X
+    )  # from a square matrix to what the op takes, a view where it can be
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
     smallest: int = 0  # order of the matrices it can give
     composite: bool = False  # made of other ops, whose nodes and saved tensors are its own
@@ -81,11 +91,18 @@ class Case:
         """f as a function of the tensors alone."""
         return lambda *tensors: self.after(f(*self.prepared(*tensors)), tensors[0].shape[-1])
 
-    def inputs(self, *batch: int, n: int = 3, dtype=F64, device: str = "cpu", grad: bool = True) -> tuple[Tensor, ...]:
-        return tuple(torch.randn(*batch, n, n, dtype=dtype, device=device, requires_grad=grad) for _ in range(self.tensors))
+    def inputs(
+        self, *batch: int, n: int = 3, dtype=F64, device: str = "cpu", grad: bool = True
+    ) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.randn(*batch, n, n, dtype=dtype, device=device, requires_grad=grad)
+            for _ in range(self.tensors)
+        )
 
     def check(self, actual: Any, expected: Any) -> None:
-        """Values as the reference's: bit for bit (but for the sign of zero and the payload of NaN) where the op is linear."""
+        """Values as the reference's: bit for bit (but for the sign of zero and the payload of NaN) where the
+        op is linear.
+        """
         exact = {"rtol": 0, "atol": 0} if self.linear else {}
         torch.testing.assert_close(actual, expected, equal_nan=True, **exact)
 
@@ -96,7 +113,9 @@ class Case:
             return f(self.bind(getattr(reference, self.reference.__name__)), *wide)
 
     def check_values(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> None:
-        """f(op, *X) as f(reference, *X): where the op is not linear, with an error of at most twice the reference's in the same dtype."""
+        """f(op, *X) as f(reference, *X): where the op is not linear, with an error of at most twice the
+        reference's in the same dtype.
+        """
         actual, eager = f(self.bind(self.op), *X), f(self.bind(self.reference), *X)
         if self.linear:
             return self.check(actual, eager)
@@ -119,7 +138,12 @@ class TallBackward(Case):
 
 def _triangular() -> list[Case]:
     cases = []
-    for name, argument in (("symmetric", "X"), ("symmetric_adjoint", "G"), ("skew", "X"), ("skew_adjoint", "G")):
+    for name, argument in (
+        ("symmetric", "X"),
+        ("symmetric_adjoint", "G"),
+        ("skew", "X"),
+        ("skew_adjoint", "G"),
+    ):
         for lower in (False, True):
             cases.append(
                 Case(
@@ -135,12 +159,16 @@ def _triangular() -> list[Case]:
 
 
 def mask(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """A bool mask, the same at every call, that drops about a third; without a random number, which vmap would refuse."""
+    """A bool mask, the same at every call, that drops about a third; without a random number, which vmap
+    would refuse.
+    """
     return (torch.arange(math.prod(shape), device=device) * 7919 % 257 % 3 > 0).view(shape)
 
 
 def signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Signs for the columns of square matrices of this shape, the same at every call: +-1, and a 0, which counts as positive."""
+    """Signs for the columns of square matrices of this shape, the same at every call: +-1, and a 0, which
+    counts as positive.
+    """
     count = torch.arange(math.prod(shape[:-1]), device=device)
     return (count * 7919 % 257 % 3 - 1.0).view(shape[:-1])
 
@@ -153,7 +181,9 @@ def reflection(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Te
     """Orthogonal matrices of this shape, the same at every call."""
     n = shape[-1]
     v = torch.arange(1, n + 1, device=device, dtype=F64)[:, None]
-    return (torch.eye(n, device=device, dtype=F64) - 2 * v @ v.mT / max(1, (n * (n + 1) * (2 * n + 1)) / 6)).expand(shape)
+    return (
+        torch.eye(n, device=device, dtype=F64) - 2 * v @ v.mT / max(1, (n * (n + 1) * (2 * n + 1)) / 6)
+    ).expand(shape)
 
 
 def half_signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -210,8 +240,19 @@ def _cayley() -> list[Case]:
 
     packed = {"square": False, "static": True, "smallest": 1}
     return [
-        case("cayley-whole", "cayley", 0.03, None, argument="A"),  # so that the largest matrices of the tests are well conditioned
-        *pair("cayley-skew", "cayley", 0.5, signs, saved=2, argument="A", before=lambda X: X - X.mT, square=False),
+        case(
+            "cayley-whole", "cayley", 0.03, None, argument="A"
+        ),  # so that the largest matrices of the tests are well conditioned
+        *pair(
+            "cayley-skew",
+            "cayley",
+            0.5,
+            signs,
+            saved=2,
+            argument="A",
+            before=lambda X: X - X.mT,
+            square=False,
+        ),
         *pair("skew_cayley-upper", "skew_cayley", 1.0, False, None),
         *pair("skew_cayley-lower", "skew_cayley", -0.5, True, signs, saved=2),
         case(
@@ -285,12 +326,18 @@ CASES = [*_triangular(), *_prune(), *_cayley()]
 NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune_packing.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-every_single = pytest.mark.parametrize("case", [case for case in CASES if not case.composite], ids=lambda case: case.name)
-every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)
-every_public = pytest.mark.parametrize("case", [case for case in CASES if case.public], ids=lambda case: case.name)
+every_single = pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.composite], ids=lambda case: case.name
+)
+every_square = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.square], ids=lambda case: case.name
+)
+every_public = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.public], ids=lambda case: case.name
+)
 
 
-# ---- modules: ours, and those of the tutorial that they replace ----
+# ---- modules: ours, and those of the tutorial that they replace ------------------------------------------
 
 
 class EagerTriangular(nn.Module):
@@ -301,7 +348,9 @@ class EagerTriangular(nn.Module):
 
 class EagerSymmetric(EagerTriangular):
     def forward(self, X: Tensor) -> Tensor:
-        return X.tril() + X.tril(-1).transpose(-1, -2) if self.lower else X.triu() + X.triu(1).transpose(-1, -2)
+        return (
+            X.tril() + X.tril(-1).transpose(-1, -2) if self.lower else X.triu() + X.triu(1).transpose(-1, -2)
+        )
 
     def right_inverse(self, A: Tensor) -> Tensor:
         return A.tril() if self.lower else A.triu()
@@ -329,7 +378,13 @@ class ModuleCase:
 
 MODULES = [
     ModuleCase("Symmetric", fastparam.Symmetric, EagerSymmetric, "symmetric", 1.0),
-    ModuleCase("Symmetric-lower", lambda: fastparam.Symmetric(lower=True), lambda: EagerSymmetric(lower=True), "symmetric", 1.0),
+    ModuleCase(
+        "Symmetric-lower",
+        lambda: fastparam.Symmetric(lower=True),
+        lambda: EagerSymmetric(lower=True),
+        "symmetric",
+        1.0,
+    ),
     ModuleCase("Skew", fastparam.Skew, EagerSkew, "skew", -1.0),
     ModuleCase("Skew-lower", lambda: fastparam.Skew(lower=True), lambda: EagerSkew(lower=True), "skew", -1.0),
 ]
@@ -337,7 +392,7 @@ MODULES = [
 every_module = pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.name)
 
 
-# ---- helpers ----
+# ---- helpers ---------------------------------------------------------------------------------------------
 
 
 def bits(X: Tensor) -> Tensor:
@@ -347,7 +402,15 @@ def bits(X: Tensor) -> Tensor:
 
 
 def python(source: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the source in a fresh interpreter that finds fastparam and this folder; its output is in stdout and stderr."""
-    paths = [str(Path(fastparam.__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    """Runs the source in a fresh interpreter that finds fastparam and this folder; its output is in stdout
+    and stderr.
+    """
+    paths = [
+        str(Path(fastparam.__file__).parents[1]),
+        str(Path(__file__).parent),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
-    return subprocess.run([sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(
+        [sys.executable, "-c", source], env=env, capture_output=True, text=True, timeout=timeout
+    )

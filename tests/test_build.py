@@ -21,7 +21,11 @@ pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs 
 
 def run(code, *arguments, cwd=ROOT, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
     )
 
 
@@ -33,7 +37,7 @@ def setup_py():
     return module
 
 
-# ---- building ----
+# ---- building --------------------------------------------------------------------------------------------
 
 SETUP = "import sys, runpy; sys.argv = ['setup.py', *sys.argv[1:]]; runpy.run_path('setup.py', run_name='__main__')"
 WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {SETUP}"
@@ -49,15 +53,25 @@ def test_an_isolated_build_stops_before_anything_is_downloaded(command):
 
 def test_sdist_needs_no_torch_and_holds_what_a_build_needs(tmp_path):
     source = tmp_path / "source"
-    kept = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis")
+    kept = shutil.ignore_patterns(
+        ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+    )
     shutil.copytree(ROOT, source, ignore=kept)
     result = run(WITHOUT_TORCH, "-q", "sdist", "-d", str(tmp_path), cwd=source)
     assert result.returncode == 0, result.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         held = {name.split("/", 1)[1] for name in tar.getnames() if "/" in name}
-    needed = {str(path.relative_to(ROOT)) for kind in ("cpp", "h", "cu", "cuh") for path in (ROOT / "csrc").rglob(f"*.{kind}")}
-    assert needed | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt", "fastparam/py.typed"} <= held
+    needed = {
+        str(path.relative_to(ROOT))
+        for kind in ("cpp", "h", "cu", "cuh")
+        for path in (ROOT / "csrc").rglob(f"*.{kind}")
+    }
+    assert (
+        needed
+        | {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt", "fastparam/py.typed"}
+        <= held
+    )
     assert not any(name.endswith((".so", "_built.py")) for name in held)
 
 
@@ -69,7 +83,10 @@ def test_an_unknown_kind_of_build_is_refused():
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch could build CUDA kernels")
 def test_a_cuda_build_says_what_is_missing():
     result = run(SETUP, "build_ext", FASTPARAM_BUILD="cuda")
-    assert result.stderr.strip() == "fastparam: FASTPARAM_BUILD=cuda, but the installed torch is a CPU build (torch.version.cuda is None)"
+    assert (
+        result.stderr.strip()
+        == "fastparam: FASTPARAM_BUILD=cuda, but the installed torch is a CPU build (torch.version.cuda is None)"
+    )
 
 
 def test_what_cuda_lacks(setup_py, tmp_path):
@@ -93,19 +110,25 @@ def test_a_build_does_not_require_torch():
     assert '"torch' not in requires and 'requires = ["setuptools' in requires
 
 
-# ---- loading ----
+# ---- loading ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def copy(tmp_path):
     """The installed package in another place, to be broken."""
-    shutil.copytree(Path(fastparam.__file__).parent, tmp_path / "fastparam", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(fastparam.__file__).parent, tmp_path / "fastparam", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return tmp_path
 
 
 def import_error(folder):
-    only_here = "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]"
-    result = run(f"import sys; {only_here}; sys.path.insert(0, {str(folder)!r}); import fastparam", cwd=folder)
+    only_here = (
+        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]"
+    )
+    result = run(
+        f"import sys; {only_here}; sys.path.insert(0, {str(folder)!r}); import fastparam", cwd=folder
+    )
     assert result.returncode != 0
     return result.stderr.strip().splitlines()[-1]
 
@@ -113,9 +136,7 @@ def import_error(folder):
 def test_a_build_for_another_torch_says_so(copy):
     built = copy / "fastparam" / "_built.py"
     built.write_text(built.read_text().replace(_built.torch, "2.0.1+cu118"))
-    expected = (
-        f"ImportError: fastparam was built for torch 2.0.1+cu118, but torch {torch.__version__} is running: rebuild it with `pip install "
-    )
+    expected = f"ImportError: fastparam was built for torch 2.0.1+cu118, but torch {torch.__version__} is running: rebuild it with `pip install "
     assert import_error(copy).startswith(expected)
 
 
@@ -129,7 +150,10 @@ def test_a_library_that_does_not_load_is_never_a_bare_undefined_symbol(copy):
 
 def test_an_unbuilt_tree_says_so(copy):
     (copy / "fastparam" / "_built.py").unlink()
-    assert import_error(copy) == "ImportError: fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
+    assert (
+        import_error(copy)
+        == "ImportError: fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
+    )
 
 
 def test_the_self_check_ends_in_ok():

@@ -34,9 +34,13 @@ def test_peft_oft(oft, b, n):
 
 
 def test_peft_oft_neumann_is_the_other_convention(oft):
-    """The series that PEFT truncates converges to alpha = -1: the transpose of what its exact mode computes."""
+    """The series that PEFT truncates converges to alpha = -1: the transpose of what its exact mode
+    computes.
+    """
     module, v = oft(2, 28, 8, 16), torch.randn(2, 28, dtype=torch.float64) / 40
-    errors = [module._cayley_batch(v, 8, True, terms) - skew_cayley_packed(v, alpha=-1.0) for terms in (5, 20)]
+    errors = [
+        module._cayley_batch(v, 8, True, terms) - skew_cayley_packed(v, alpha=-1.0) for terms in (5, 20)
+    ]
     assert errors[0].abs().max() < 1e-2 and errors[1].abs().max() < 1e-9
     assert (module._cayley_batch(v, 8, True, 20) - skew_cayley_packed(v)).abs().max() > 1e-2
 

@@ -31,13 +31,20 @@ RATES = {"copy": 1e9, "float32": 1e12, "float64": 5e11, "bfloat16": 1e13}
 
 def test_every_benchmark_is_found_and_counted_work_is_a_floor():
     families = device_bench.families()
-    assert {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")} == {f"bench_{name}" for name in families}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")} == {
+        f"bench_{name}" for name in families
+    }
     assert all(families.values()) and {"triangular", "prune"} <= set(families)
     case = Case(SKEW, (1024, 1024))
     assert ceilings.floor_seconds(case, RATES) == pytest.approx(1.5 * 4 * 2**20 / 1e9)
-    assert ceilings.floor_seconds(dataclasses.replace(case, backward=True, dtype=torch.bfloat16), RATES) == 3.5 * 2 * 2**20 / 1e9
+    assert (
+        ceilings.floor_seconds(dataclasses.replace(case, backward=True, dtype=torch.bfloat16), RATES)
+        == 3.5 * 2 * 2**20 / 1e9
+    )
     solved = Op("solved", SKEW.build, work=Work(words=(2, 5), flops=(2, 6)))
-    assert ceilings.floor_seconds(Case(solved, (8, 512, 512)), RATES) == pytest.approx(max(2 * 4 * 2**21 / 1e9, 2 * 8 * 512**3 / 1e12))
+    assert ceilings.floor_seconds(Case(solved, (8, 512, 512)), RATES) == pytest.approx(
+        max(2 * 4 * 2**21 / 1e9, 2 * 8 * 512**3 / 1e12)
+    )
     assert math.isnan(ceilings.floor_seconds(Case(dataclasses.replace(SKEW, work=None), (8, 8)), RATES))
 
 
@@ -48,7 +55,10 @@ def test_ceilings_are_measured():
 
 def test_jobs_take_turns_and_end_with_what_compiles_slowly():
     with_compile = dataclasses.replace(SKEW, contenders=("eager", "compile", *SKEW.contenders[1:]))
-    cases = {"a": [Case(SKEW, (8, 8)), Case(SKEW, (16, 16), quick=True)], "b": [Case(with_compile, (32, 32), quick=True)]}
+    cases = {
+        "a": [Case(SKEW, (8, 8)), Case(SKEW, (16, 16), quick=True)],
+        "b": [Case(with_compile, (32, 32), quick=True)],
+    }
     order = [(family, case.shape[0], compiled) for family, case, compiled in device_bench.jobs(cases, "cpu")]
     assert order == [("a", 16, False), ("b", 32, False), ("a", 8, False), ("b", 32, True)]
     assert not list(device_bench.jobs(cases, "cuda"))
@@ -57,7 +67,9 @@ def test_jobs_take_turns_and_end_with_what_compiles_slowly():
 
 @pytest.fixture
 def measured(tmp_path, capsys):
-    """What device_bench.py writes, measured here on a CPU: two sizes, a case that fails, and no time for the last."""
+    """What device_bench.py writes, measured here on a CPU: two sizes, a case that fails, and no time for the
+    last.
+    """
 
     def wrong(X):
         raise RuntimeError("no such kernel")
@@ -68,7 +80,9 @@ def measured(tmp_path, capsys):
     failed = device_bench.run(jobs, out, "cpu", RATES, time.monotonic() + 100)
     assert failed == 1 and "2 cases measured, 1 failed, 0 left out" in capsys.readouterr().out
     late = device_bench.run(jobs, tmp_path / "late.json", "cpu", RATES, deadline=time.monotonic() - 1)
-    assert late == 1 and len(json.loads((tmp_path / "late.json").read_text())["left_out"]) == 3, "nothing measured is a failure"
+    assert late == 1 and len(json.loads((tmp_path / "late.json").read_text())["left_out"]) == 3, (
+        "nothing measured is a failure"
+    )
     return out
 
 
@@ -88,10 +102,14 @@ def made_up(measured, tmp_path):
     bench["about"] |= {"gpu": "Imaginary GPU 9000", "cuda": "13.0", "driver": "999.1"}
     shapes = [(row, shape) for row in bench["rows"] for shape in (row["shape"], f"8x{row['shape']}", "8x8")]
     bench["rows"] = [row | {"device": "cuda", "shape": shape} for row, shape in shapes]
-    uncounted = {key: value for key, value in bench["rows"][0].items() if key not in ("counted_us", "of_ceiling")}
+    uncounted = {
+        key: value for key, value in bench["rows"][0].items() if key not in ("counted_us", "of_ceiling")
+    }
     bench["rows"].append(uncounted | {"op": "layer.weight"})
     measured.write_text(json.dumps(bench))
-    (tmp_path / "phases.json").write_text(json.dumps({"test": {"status": "ok", "detail": "7 passed in 3 files", "seconds": 12.4}}))
+    (tmp_path / "phases.json").write_text(
+        json.dumps({"test": {"status": "ok", "detail": "7 passed in 3 files", "seconds": 12.4}})
+    )
     folder = tmp_path / "results"
     return folder, device_report.write(tmp_path, folder)
 
@@ -101,18 +119,26 @@ def test_report_of_a_device(made_up):
     assert all(path.parent == folder and path.stat().st_size > 0 for path in files)
     assert [path.name for path in files[:2]] == ["imaginary-gpu-9000.json", "imaginary-gpu-9000.md"]
     if importlib.util.find_spec("matplotlib"):
-        assert [path.name for path in files[2:]] == ["imaginary-gpu-9000--skew.png", "imaginary-gpu-9000--layer-weight.png"]
+        assert [path.name for path in files[2:]] == [
+            "imaginary-gpu-9000--skew.png",
+            "imaginary-gpu-9000--layer-weight.png",
+        ]
         assert "![imaginary-gpu-9000--skew](imaginary-gpu-9000--skew.png)" in files[1].read_text()
     saved = json.loads(files[0].read_text())
     about = saved["families"]["triangular"]["environment"]
     assert saved["device"] == about["gpu"] and {"date", "commit", "torch", "cuda", "driver"} <= set(about)
     text = files[1].read_text()
-    assert re.search(r"\| test +\| ok +\| +12 \| 7 passed in 3 files \|", text) and "a copy moves 0.00 TB/s" in text
+    assert (
+        re.search(r"\| test +\| ok +\| +12 \| 7 passed in 3 files \|", text)
+        and "a copy moves 0.00 TB/s" in text
+    )
     assert (
         len(re.findall(r"^\| skew +\| 32x32 ", text, re.MULTILINE)) == 1
         and "Failed: broken-8x8-float32-cpu-forward: RuntimeError: no such kernel" in text
     )
-    assert report.document(saved).startswith("# Imaginary GPU 9000"), "`python benchmarks/report.py FILE` reads it too"
+    assert report.document(saved).startswith("# Imaginary GPU 9000"), (
+        "`python benchmarks/report.py FILE` reads it too"
+    )
 
 
 def test_without_matplotlib_the_report_says_so(made_up, tmp_path, monkeypatch, capsys):
@@ -129,7 +155,10 @@ def test_documentation_shows_gpu_numbers_from_saved_results_only(made_up, tmp_pa
     filled = report.filled(text)
     assert "There are no GPU numbers yet" not in filled
     about = json.loads(made_up[1][0].read_text())["families"]["triangular"]["environment"]
-    assert f"Imaginary GPU 9000, torch {about['torch']}, {about['date']}" in filled and "| skew | 8x8 | forward |" in filled
+    assert (
+        f"Imaginary GPU 9000, torch {about['torch']}, {about['date']}" in filled
+        and "| skew | 8x8 | forward |" in filled
+    )
 
 
 GPU_NAMES = re.compile(r"\b(A100|A10G?|A30|A40|H100|H200|GH200|B200|GB200|L4|L40S?|T4|V100|MI300X?|RTX)\b")

@@ -46,7 +46,9 @@ def test_every_verb_has_an_example(name):
 
 
 def test_examples_of_subpackages_are_found():
-    assert "fastparam.parametrizations.prune" in MODULES and "fastparam.parametrizations.orthogonal" in MODULES
+    assert (
+        "fastparam.parametrizations.prune" in MODULES and "fastparam.parametrizations.orthogonal" in MODULES
+    )
 
 
 def python_blocks():
@@ -61,4 +63,7 @@ def test_readme_code_runs(block):
 
 
 def test_numbers_of_the_readme_come_from_the_saved_results():
-    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check", str(ROOT / "README.md")], check=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check", str(ROOT / "README.md")],
+        check=True,
+    )

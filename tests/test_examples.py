@@ -10,7 +10,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(name, *arguments):
-    result = subprocess.run([sys.executable, ROOT / "examples" / f"{name}.py", *arguments], capture_output=True, text=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 
@@ -23,5 +28,7 @@ def test_tutorial():
 def test_training(name, tmp_path):
     for package in ("sklearn", "matplotlib", "tqdm"):
         pytest.importorskip(package)
-    assert "loss curves: largest difference" in run(name, "--epochs", "1", "--out", str(tmp_path / "plot.png"))
+    assert "loss curves: largest difference" in run(
+        name, "--epochs", "1", "--out", str(tmp_path / "plot.png")
+    )
     assert (tmp_path / "plot.png").stat().st_size > 0

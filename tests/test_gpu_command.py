@@ -1,4 +1,6 @@
-"""``make gpu`` as far as a machine without a GPU can test it: what it says, its phases, its time; test_device_report.py: its report."""
+"""``make gpu`` as far as a machine without a GPU can test it: what it says, its phases, its time;
+test_device_report.py: its report.
+"""
 
 from __future__ import annotations
 
@@ -32,25 +34,34 @@ def soon(seconds: float = 60) -> float:
     return time.monotonic() + seconds
 
 
-# ---- the command ----
+# ---- the command -----------------------------------------------------------------------------------------
 
 
 def test_without_a_device_one_sentence_before_any_work():
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True, env=environment)
     assert result.returncode == 2 and not result.stdout
-    assert result.stderr == "make gpu: no CUDA device is visible here, so there is nothing to build for, test or measure\n"
+    assert (
+        result.stderr
+        == "make gpu: no CUDA device is visible here, so there is nothing to build for, test or measure\n"
+    )
 
 
 def test_without_torch_one_sentence():
     code = f"import sys, runpy; sys.modules['torch'] = None; sys.argv = ['gpu.py']; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr == "make gpu: torch is not installed here, so no GPU can be asked for\n"
+    assert (
+        result.returncode == 2
+        and result.stderr == "make gpu: torch is not installed here, so no GPU can be asked for\n"
+    )
 
 
 def test_an_unknown_phase_is_refused():
     result = subprocess.run([sys.executable, PROGRAM, "polish"], capture_output=True, text=True)
-    assert result.returncode == 2 and "expected phases among build, test, sanitize, bench, report, got polish" in result.stderr
+    assert (
+        result.returncode == 2
+        and "expected phases among build, test, sanitize, bench, report, got polish" in result.stderr
+    )
 
 
 def test_a_phase_that_fails_hides_no_other(work):
@@ -78,18 +89,27 @@ def test_a_phase_that_fails_hides_no_other(work):
     ]
     reserved = command.RESERVED
     assert limits["build"] == pytest.approx(command.TOTAL - reserved["test"] - reserved["report"], abs=5)
-    assert limits["report"] == pytest.approx(command.TOTAL, abs=5), "time that a phase leaves, the next ones may use"
+    assert limits["report"] == pytest.approx(command.TOTAL, abs=5), (
+        "time that a phase leaves, the next ones may use"
+    )
     command.perform(["report"], given, "9.0")
-    assert list(json.loads((work / "phases.json").read_text())) == ["build", "test", "report"], "phases run apart add up"
+    assert list(json.loads((work / "phases.json").read_text())) == ["build", "test", "report"], (
+        "phases run apart add up"
+    )
 
 
 def test_the_phases_fit_into_eight_minutes():
-    assert list(command.RESERVED) == list(command.PHASES) and sum(command.RESERVED.values()) <= command.TOTAL < 480
+    assert (
+        list(command.RESERVED) == list(command.PHASES)
+        and sum(command.RESERVED.values()) <= command.TOTAL < 480
+    )
 
 
 def test_main_runs_what_is_asked_and_its_status_tells(work, monkeypatch, capsys):
     monkeypatch.setattr(command, "device", lambda: ("A Device", "9.0"))
-    monkeypatch.setattr(command, "PHASES", {name: lambda *_, n=name: command.Outcome("ok", n) for name in command.PHASES})
+    monkeypatch.setattr(
+        command, "PHASES", {name: lambda *_, n=name: command.Outcome("ok", n) for name in command.PHASES}
+    )
     assert command.main(["bench", "test"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["test", "bench", "together"]
@@ -106,19 +126,25 @@ def test_a_command_out_of_time_ends_with_all_it_started(tmp_path):
     assert not (tmp_path / "alive").exists()
 
 
-# ---- its phases ----
+# ---- its phases ------------------------------------------------------------------------------------------
 
 
 def test_a_phase_says_what_went_wrong(work, tmp_path, monkeypatch):
     (tmp_path / "device_report.py").write_text("raise SystemExit('no rows to report')")
-    (tmp_path / "device_bench.py").write_text("print('7 cases measured, 1 failed'); print('FAILED skew'); raise SystemExit(1)")
+    (tmp_path / "device_bench.py").write_text(
+        "print('7 cases measured, 1 failed'); print('FAILED skew'); raise SystemExit(1)"
+    )
     monkeypatch.setattr(command, "HERE", tmp_path)
     assert command.report("9.0", soon(), tmp_path) == command.Outcome("FAILED", "no rows to report")
     assert command.bench("9.0", soon()) == command.Outcome("FAILED", "7 cases measured, 1 failed")
 
 
 def test_counts_of_pytest():
-    assert command.counts("...\n== 3 failed, 12 passed, 1 skipped in 4.2s ==\n") == {"failed": 3, "passed": 12, "skipped": 1}
+    assert command.counts("...\n== 3 failed, 12 passed, 1 skipped in 4.2s ==\n") == {
+        "failed": 3,
+        "passed": 12,
+        "skipped": 1,
+    }
     assert command.counts("31 passed, 4 deselected in 61.02s (0:01:01)") == {"passed": 31}
     assert command.counts("Segmentation fault") == {}
 
@@ -126,7 +152,9 @@ def test_counts_of_pytest():
 def test_the_files_with_tests_for_a_device():
     files, left = command.test_files()
     names = [path.name for path in files + left]
-    assert names[0].startswith("test_cuda") and {"test_values.py", "test_system.py", "test_prune.py"} <= set(names)
+    assert names[0].startswith("test_cuda") and {"test_values.py", "test_system.py", "test_prune.py"} <= set(
+        names
+    )
     assert {path.name for path in (ROOT / "tests").glob("test_cuda*.py")} <= set(names)
 
 
@@ -143,12 +171,18 @@ def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeyp
     monkeypatch.setattr(command, "test_files", lambda: (paths, []))
     outcome = command.test("9.0", soon(120))
     assert outcome.status == "FAILED"
-    assert outcome.detail == "1 passed, 1 failed, 1 skipped in 4 files; failed: test_cuda_bad.py; nothing ran in: test_cuda_idle.py"
+    assert (
+        outcome.detail
+        == "1 passed, 1 failed, 1 skipped in 4 files; failed: test_cuda_bad.py; nothing ran in: test_cuda_idle.py"
+    )
     late = command.test("9.0", soon(-1))
     assert late.status == "FAILED" and late.detail.endswith(f"no end in time: {', '.join(sources)}")
     monkeypatch.setattr(command, "test_files", lambda: ([paths[0], paths[3]], [Path("test_random.py")]))
     outcome = command.test("9.0", soon(120))
-    assert (outcome.status, outcome.detail) == ("ok", "1 passed in 2 files; not run, as hypothesis is missing: test_random.py")
+    assert (outcome.status, outcome.detail) == (
+        "ok",
+        "1 passed in 2 files; not run, as hypothesis is missing: test_random.py",
+    )
 
 
 FAKE_SANITIZER = """#!/bin/sh
@@ -164,7 +198,9 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "HERE", tmp_path)
     (tmp_path / "every_kernel.py").write_text("print('6 of 6 kernels ran')")
     monkeypatch.setattr(command, "find_sanitizer", lambda: None)
-    assert command.sanitize("9.0", soon()) == command.Outcome("skipped", "compute-sanitizer is not here; 6 of 6 kernels ran")
+    assert command.sanitize("9.0", soon()) == command.Outcome(
+        "skipped", "compute-sanitizer is not here; 6 of 6 kernels ran"
+    )
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(FAKE_SANITIZER.format(python=sys.executable))
     tool.chmod(0o755)
@@ -174,14 +210,21 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     outcome = command.sanitize("9.0", soon())
     assert outcome.status == "FAILED"
-    assert outcome.detail == "memcheck clean; racecheck FAILED; initcheck clean; synccheck clean; 6 of 6 kernels ran"
+    assert (
+        outcome.detail
+        == "memcheck clean; racecheck FAILED; initcheck clean; synccheck clean; 6 of 6 kernels ran"
+    )
     assert "--tool initcheck --error-exitcode 9" in (work / "sanitize.log").read_text()
 
 
 def test_the_program_for_the_sanitizers_runs():
     program = ROOT / "benchmarks" / "every_kernel.py"
-    result = subprocess.run([sys.executable, program, "--device", "cpu", "--small"], capture_output=True, text=True)
-    assert result.returncode == 0 and re.fullmatch(r"[1-9]\d* runs, forward and backward\n", result.stdout), result.stderr
+    result = subprocess.run(
+        [sys.executable, program, "--device", "cpu", "--small"], capture_output=True, text=True
+    )
+    assert result.returncode == 0 and re.fullmatch(r"[1-9]\d* runs, forward and backward\n", result.stdout), (
+        result.stderr
+    )
 
 
 USAGE = """
@@ -199,6 +242,9 @@ arch = sm_100
 
 def test_kernels_are_read():
     flat, larger = kernels.parse(USAGE)
-    assert flat == kernels.Kernel("triangular_flat<float, false>", "sm_90", 32, 0, 0) and flat.family == "triangular_flat"
+    assert (
+        flat == kernels.Kernel("triangular_flat<float, false>", "sm_90", 32, 0, 0)
+        and flat.family == "triangular_flat"
+    )
     assert (larger.arch, larger.registers, larger.spilled) == ("sm_100", 34, 8)
     assert "| `triangular_flat` | 1 | 32 | 34 | 0 | 8 |" in kernels.markdown([flat, larger])

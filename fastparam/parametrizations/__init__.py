@@ -1,4 +1,6 @@
-"""Verbs with the signatures of ``torch.nn.utils.parametrizations`` and ``torch.nn.utils.prune``, and geotorch's for linear maps."""
+"""Verbs with the signatures of ``torch.nn.utils.parametrizations`` and ``torch.nn.utils.prune``, and
+geotorch's for linear maps.
+"""
 
 from .checkpoints import from_torch
 from .orthogonal import orthogonal, skew, symmetric

@@ -1,4 +1,6 @@
-"""The verb ``orthogonal`` of ``torch.nn.utils.parametrizations``, and geotorch's ``symmetric`` and ``skew``."""
+"""The verb ``orthogonal`` of ``torch.nn.utils.parametrizations``, and geotorch's ``symmetric`` and
+``skew``.
+"""
 
 from __future__ import annotations
 
@@ -82,12 +84,18 @@ class _AroundBase(nn.Module):
 
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
-        """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is not orthogonal."""
+        """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is
+        not orthogonal.
+        """
         if Q.shape != self.shape:
-            raise ValueError(f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, got {tuple(Q.shape)}")
+            raise ValueError(
+                f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, got {tuple(Q.shape)}"
+            )
         if self.base is not None:
             if Q.dtype != self.base.dtype:
-                raise ValueError(f"orthogonal: expected a matrix of dtype {self.base.dtype}, as the weight is, got {Q.dtype}")
+                raise ValueError(
+                    f"orthogonal: expected a matrix of dtype {self.base.dtype}, as the weight is, got {Q.dtype}"
+                )
             if not has_no_data(Q) and not Q.isfinite().all():
                 raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(double_of(Q))
@@ -104,7 +112,9 @@ class _AroundBase(nn.Module):
 
 
 class _FromRaw(SkewCayley):
-    """A SkewCayley that, as torch's ``orthogonal`` without trivialization, takes the weight on registration for the raw X."""
+    """A SkewCayley that, as torch's ``orthogonal`` without trivialization, takes the weight on registration
+    for the raw X.
+    """
 
     op = "orthogonal"
     registered = False
@@ -124,22 +134,25 @@ def orthogonal(
 ) -> M:
     r"""Makes ``module.<name>`` orthogonal, its columns (rows, if it is wide) orthonormal; returns the module.
 
-    .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2), \qquad A = \mathrm{tril}(X) - \mathrm{tril}(X)^H \qquad \text{("cayley")}
+    .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2), \qquad A = \mathrm{tril}(X) - \mathrm{tril}(X)^H \qquad
+    \text{("cayley")}
 
-    The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`. With ``"cayley"`` the matrix runs on
-    fastparam's kernels and, without trivialization, is a :class:`~fastparam.SkewCayley`, which can be assigned to; the n x n matrix
+    The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`. With
+    ``"cayley"`` the matrix runs on fastparam's kernels and, without trivialization, is a
+    :class:`~fastparam.SkewCayley`, which can be assigned to; the n x n matrix
     :math:`Q_0` is completed without random numbers. The other maps are torch's own.
 
     Args:
         module: holds the tensor.
         name: of the parameter or buffer.
-        orthogonal_map: ``"matrix_exp"``, ``"cayley"``, ``"householder"``, or None: ``"matrix_exp"`` for square or complex tensors,
-            else ``"householder"``.
-        use_trivialization: parametrize around the tensor that is there, or was assigned last: :math:`Q_0`, a buffer ``base``.
-            Without it :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
+        orthogonal_map: ``"matrix_exp"``, ``"cayley"``, ``"householder"``, or None: ``"matrix_exp"`` for
+            square or complex tensors, else ``"householder"``.
+        use_trivialization: parametrize around the tensor that is there, or was assigned last: :math:`Q_0`, a
+            buffer ``base``. Without it :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
 
     Raises:
-        ValueError: the module has no such tensor, it has fewer than two dimensions, or ``orthogonal_map`` is not one of the three.
+        ValueError: the module has no such tensor, it has fewer than two dimensions, or ``orthogonal_map`` is
+            not one of the three.
 
     Source: Casado, Trivializations for gradient-based optimization on manifolds, 2019.
 

@@ -1,4 +1,6 @@
-"""What is particular to the Cayley map: accuracy over norms and families, orthogonality, errors, where NaN goes, modes that round."""
+"""What is particular to the Cayley map: accuracy over norms and families, orthogonality, errors, where NaN
+goes, modes that round.
+"""
 
 import math
 
@@ -61,13 +63,19 @@ def distance(Q, truth):
 
 def loss_of_orthogonality(Q):
     Q = Q.to(F64)
-    return torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(Q.shape[-1], dtype=F64, device=Q.device), 2).max().item()
+    return (
+        torch.linalg.matrix_norm(Q.mT @ Q - torch.eye(Q.shape[-1], dtype=F64, device=Q.device), 2)
+        .max()
+        .item()
+    )
 
 
 @every_family
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_accuracy(family, dtype, device):
-    """Judged against float64 (for float64: against itself, by orthogonality). Below norm 1, in float32, better than eager."""
+    """Judged against float64 (for float64: against itself, by orthogonality). Below norm 1, in float32,
+    better than eager.
+    """
     for n in (1, 2, 3, 5, 8, 13, 16, 24, 32, 33, 48, 64, 65, 100, 128, 130, 200, 300):
         floor = 8 * math.sqrt(n) * torch.finfo(dtype).eps
         for norm in NORMS:
@@ -83,7 +91,9 @@ def test_accuracy(family, dtype, device):
                 (g,) = torch.autograd.grad(Q, x, G)
                 values.append(distance(Q.detach(), truth))
                 orthogonality.append(loss_of_orthogonality(Q.detach()))
-                gradients.append(distance(g, gradient) / max(1.0, torch.linalg.matrix_norm(gradient, 2).max().item()))
+                gradients.append(
+                    distance(g, gradient) / max(1.0, torch.linalg.matrix_norm(gradient, 2).max().item())
+                )
             where = f"{family.__name__} {n} {norm}"
             assert orthogonality[1] <= 2 * orthogonality[0] + floor, where
             if dtype == torch.float32:
@@ -121,11 +131,15 @@ def test_the_unread_triangle_and_diagonal_may_hold_anything(device):
         for lower in (False, True):
             X = torch.randn(2, n, n, device=device)
             clean = ops.skew_cayley(X, 1.0, lower)
-            X[:, torch.ones(n, n, dtype=bool).triu() if lower else torch.ones(n, n, dtype=bool).tril()] = float("nan")
+            X[:, torch.ones(n, n, dtype=bool).triu() if lower else torch.ones(n, n, dtype=bool).tril()] = (
+                float("nan")
+            )
             assert torch.equal(ops.skew_cayley(X, 1.0, lower), clean)
             T = torch.randn(2, 2 * n, n, device=device)
             clean = ops.stiefel_cayley(T, 1.0, lower)
-            T[:, :n][:, torch.ones(n, n, dtype=bool).triu() if lower else torch.ones(n, n, dtype=bool).tril()] = float("nan")
+            T[:, :n][
+                :, torch.ones(n, n, dtype=bool).triu() if lower else torch.ones(n, n, dtype=bool).tril()
+            ] = float("nan")
             assert torch.equal(ops.stiefel_cayley(T, 1.0, lower), clean)
 
 
@@ -141,9 +155,15 @@ def test_a_matrix_that_is_not_finite_is_lost_alone(value, dtype, device):
             Y[2, 0, j] = B[2, 0, j] = value
             B[2, j, 0] = -value
             rows, columns = torch.triu_indices(n, n, 1)
-            for Q, truth in ((ops.skew_cayley(Y), clean), (ops.cayley(B), whole), (ops.skew_cayley_packed(Y[:, rows, columns]), clean)):
+            for Q, truth in (
+                (ops.skew_cayley(Y), clean),
+                (ops.cayley(B), whole),
+                (ops.skew_cayley_packed(Y[:, rows, columns]), clean),
+            ):
                 assert Q[2].isnan().all()
-                torch.testing.assert_close(Q[[0, 1, 3]], truth[[0, 1, 3]], rtol=0, atol=4 * torch.finfo(dtype).eps)
+                torch.testing.assert_close(
+                    Q[[0, 1, 3]], truth[[0, 1, 3]], rtol=0, atol=4 * torch.finfo(dtype).eps
+                )
         T = torch.randn(3, 2 * n, n, device=device).to(dtype)
         clean = ops.stiefel_cayley(T)
         T[1, n + 1, 0] = value
@@ -154,7 +174,11 @@ def test_a_matrix_that_is_not_finite_is_lost_alone(value, dtype, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)
 def test_singular_matrices(dtype, device):
-    for A in (-torch.eye(3), torch.stack([torch.zeros(3, 3), -torch.eye(3)]), torch.tensor([[-1.0, 5.0], [0.0, 2.0]])):
+    for A in (
+        -torch.eye(3),
+        torch.stack([torch.zeros(3, 3), -torch.eye(3)]),
+        torch.tensor([[-1.0, 5.0], [0.0, 2.0]]),
+    ):
         A = A.to(device, dtype)
         if device == "cpu":
             with pytest.raises(torch.linalg.LinAlgError, match="singular"):
@@ -197,7 +221,7 @@ def test_reduced_precision_of_products_stays_outside(n, device):
         torch.set_float32_matmul_precision(before)
 
 
-# ---- tall matrices -------------------------------------------------------------------------------------------------------------------
+# ---- tall matrices ---------------------------------------------------------------------------------------
 
 
 def gaussian_columns(n, k):
@@ -205,14 +229,21 @@ def gaussian_columns(n, k):
 
 
 def nearly_equal_columns(n, k):
-    return torch.cat([torch.randn(k, k, dtype=F64), torch.randn(n - k, 1, dtype=F64) + 1e-5 * torch.randn(n - k, k, dtype=F64)])
+    return torch.cat(
+        [
+            torch.randn(k, k, dtype=F64),
+            torch.randn(n - k, 1, dtype=F64) + 1e-5 * torch.randn(n - k, k, dtype=F64),
+        ]
+    )
 
 
 def graded_columns(n, k):
     return torch.randn(n, k, dtype=F64) * torch.logspace(0, -4, k, dtype=F64)
 
 
-@pytest.mark.parametrize("family", [gaussian_columns, nearly_equal_columns, graded_columns], ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    "family", [gaussian_columns, nearly_equal_columns, graded_columns], ids=lambda family: family.__name__
+)
 @pytest.mark.parametrize("n, k", [(3, 1), (5, 4), (40, 7), (64, 32), (256, 32), (130, 100)])
 def test_tall_accuracy(family, n, k, device):
     """Not worse than the n x n solve, and orthonormal to rounding at every norm."""
@@ -246,13 +277,15 @@ def test_no_matrix_of_order_n_for_a_tall_one():
     """The largest allocation of forward and backward is of the size of X (in float64)."""
     n, k = 3000, 4
     X = torch.randn(n, k, requires_grad=True)
-    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(
+        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
+    ) as profile:
         ops.stiefel_cayley(X).sum().backward()
     largest = max(abs(event.cpu_memory_usage) for event in profile.events())
     assert 0 < largest <= 16 * n * k * 8
 
 
-# ---- errors ----------------------------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def entries(word):
@@ -262,13 +295,20 @@ def entries(word):
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), float("-inf")], ids=str)
 def test_alpha_must_be_finite(alpha, device):
     G = torch.randn(3, 3, device=device)
-    for word, X in (("cayley", G), ("skew_cayley", G), ("skew_cayley_packed", G), ("stiefel_cayley", G[:, :2])):
+    for word, X in (
+        ("cayley", G),
+        ("skew_cayley", G),
+        ("skew_cayley_packed", G),
+        ("stiefel_cayley", G[:, :2]),
+    ):
         for f in entries(word):
             for x in (X, X.to("meta"), X.clone().requires_grad_()):
                 with pytest.raises(ValueError, match=f"^{word}: expected a finite alpha, got -?(nan|inf)$"):
                     f(x, alpha)
         if word != "stiefel_cayley":
-            with pytest.raises(ValueError, match=f"^{word}_backward: expected a finite alpha, got -?(nan|inf)$"):
+            with pytest.raises(
+                ValueError, match=f"^{word}_backward: expected a finite alpha, got -?(nan|inf)$"
+            ):
                 getattr(ops, f"{word}_backward")(G, G, alpha)
 
 
@@ -276,7 +316,9 @@ def test_alpha_must_be_finite(alpha, device):
 def test_alpha_must_be_a_number(alpha):
     X = torch.randn(3, 3)
     for word in ("cayley", "skew_cayley", "skew_cayley_packed", "stiefel_cayley"):
-        with pytest.raises(TypeError, match=f"^{word}: expected alpha to be a number, got {type(alpha).__name__}$"):
+        with pytest.raises(
+            TypeError, match=f"^{word}: expected alpha to be a number, got {type(alpha).__name__}$"
+        ):
             getattr(functional, word)(X, alpha)
 
 
@@ -295,12 +337,16 @@ def test_a_packed_vector_has_a_triangular_number_of_entries(shape, device):
 def test_other_sentences(device):
     X = torch.randn(3, device=device)
     for f in entries("stiefel_cayley"):
-        with pytest.raises(ValueError, match=r"^stiefel_cayley: expected X of shape \(\.\.\., n, k\), got \(3,\)$"):
+        with pytest.raises(
+            ValueError, match=r"^stiefel_cayley: expected X of shape \(\.\.\., n, k\), got \(3,\)$"
+        ):
             f(X)
         with pytest.raises(ValueError, match=r"^stiefel_cayley: expected X of dtype float32.* got int64$"):
             f(torch.ones(3, 2, dtype=torch.int64, device=device))
     for f in entries("skew_cayley_packed"):
-        with pytest.raises(ValueError, match=r"^skew_cayley_packed: expected v of dtype float32.* got int64$"):
+        with pytest.raises(
+            ValueError, match=r"^skew_cayley_packed: expected v of dtype float32.* got int64$"
+        ):
             f(torch.ones(3, dtype=torch.int64, device=device))
     for word in ("skew_cayley", "stiefel_cayley"):
         with pytest.raises(TypeError, match=f"^{word}: expected lower to be True or False, got int$"):
@@ -308,9 +354,13 @@ def test_other_sentences(device):
     G, Q = torch.randn(2, 3, 3, device=device), torch.randn(3, 3, device=device)
     for word in ("cayley_backward", "skew_cayley_backward", "skew_cayley_packed_backward"):
         f = getattr(ops, word)
-        with pytest.raises(ValueError, match=rf"^{word}: expected G of the shape of Q \(3, 3\), got \(2, 3, 3\)$"):
+        with pytest.raises(
+            ValueError, match=rf"^{word}: expected G of the shape of Q \(3, 3\), got \(2, 3, 3\)$"
+        ):
             f(G, Q)
-        with pytest.raises(ValueError, match=rf"^{word}: expected G of the dtype of Q, float32, got float64$"):
+        with pytest.raises(
+            ValueError, match=rf"^{word}: expected G of the dtype of Q, float32, got float64$"
+        ):
             f(G[0].double(), Q)
         with pytest.raises(ValueError, match=rf"^{word}: expected G on the device of Q, .*, got meta$"):
             f(G[0].to("meta"), Q)

@@ -1,4 +1,6 @@
-"""The CPU kernels of the Cayley map: accuracy, the guard, denormal numbers, determinism, every path and the crossovers between them."""
+"""The CPU kernels of the Cayley map: accuracy, the guard, denormal numbers, determinism, every path and the
+crossovers between them.
+"""
 
 import json
 
@@ -10,7 +12,8 @@ import fastparam  # noqa: F401  registers the ops
 
 ops = torch.ops.fastparam
 F32, F64 = torch.float32, torch.float64
-# On both sides of every crossover: lanes (12, 16, 20, 28), whole vectors, one leaf (64), blocks, threads that share a matrix (192).
+# On both sides of every crossover: lanes (12, 16, 20, 28), whole vectors, one leaf (64), blocks, threads that
+# share a matrix (192).
 SIZES = (
     1,
     2,
@@ -109,7 +112,9 @@ def test_accuracy(n, norm):
         Y, dY = value_and_gradient(eager, X.double(), G)
         E, dE = value_and_gradient(eager, X, G)
         Q, dQ = value_and_gradient(ops.skew_cayley, X, G)
-        assert spectral(Q - Y) <= (spectral(E - Y) if norm < 1 else 2 * spectral(E - Y) + floor), family.__name__
+        assert spectral(Q - Y) <= (spectral(E - Y) if norm < 1 else 2 * spectral(E - Y) + floor), (
+            family.__name__
+        )
         assert departure(Q) <= (departure(E) if norm < 1 else 2 * departure(E) + floor), family.__name__
         assert spectral(dQ - dY) <= 2 * spectral(dE - dY) + floor * max(1, dY.abs().max()), family.__name__
 
@@ -128,7 +133,9 @@ def test_float64_stays_orthogonal(n, norm):
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_every_path(n, dtype):
-    """All layouts give the same matrix; what is not read may be NaN; the gradients are those of the ATen expressions."""
+    """All layouts give the same matrix; what is not read may be NaN; the gradients are those of the ATen
+    expressions.
+    """
     X, G = torch.randn(2, 3, n, n, dtype=dtype) / n**0.5, torch.randn(2, 3, n, n, dtype=dtype)
     i, j = torch.triu_indices(n, n, 1)
     hidden = torch.where(torch.ones(n, n).triu(1) > 0, X, float("nan"))
@@ -168,7 +175,10 @@ def test_strides(n, dtype):
     for x in (X[0].mT, window, X[0].transpose(0, 1).contiguous().transpose(0, 1), X[:1, 0].expand(4, n, n)):
         Q = ops.skew_cayley(x)
         assert Q.is_contiguous() and torch.equal(Q, ops.skew_cayley(x.contiguous()))
-        assert torch.equal(ops.skew_cayley_backward(G.mT, Q.mT), ops.skew_cayley_backward(G.mT.contiguous(), Q.mT.contiguous()))
+        assert torch.equal(
+            ops.skew_cayley_backward(G.mT, Q.mT),
+            ops.skew_cayley_backward(G.mT.contiguous(), Q.mT.contiguous()),
+        )
 
 
 @pytest.mark.parametrize("n", [2, 9, 33, 100])
@@ -190,7 +200,12 @@ def test_what_is_not_finite_stays_in_its_matrix(n, value):
     X[1, 0, 1] = value
     A = X.triu(1) - X.triu(1).mT
     i, j = torch.triu_indices(n, n, 1)
-    for Q in (ops.skew_cayley(X), ops.skew_cayley(-X.mT, 1.0, True), ops.skew_cayley_packed(X[:, i, j]), ops.cayley(A)):
+    for Q in (
+        ops.skew_cayley(X),
+        ops.skew_cayley(-X.mT, 1.0, True),
+        ops.skew_cayley_packed(X[:, i, j]),
+        ops.cayley(A),
+    ):
         assert Q[1].isnan().all()
         assert torch.equal(Q[0], expected[0]) and torch.equal(Q[2:], expected[2:])
 
@@ -211,7 +226,9 @@ def test_whole_matrices_that_are_not_skew(n):
 
 @pytest.mark.parametrize("n", [4, 24, 64, 100, 300])
 def test_denormal_numbers(n):
-    """Entries whose products are denormal: the first order of the map, and the caller's mode of the processor as it was."""
+    """Entries whose products are denormal: the first order of the map, and the caller's mode of the processor
+    as it was.
+    """
     X = torch.full((3, n, n), 1e-20)
     Q = ops.skew_cayley(X)
     assert torch.equal(Q, eager(X))
@@ -283,12 +300,16 @@ def test_order_one():
     X = torch.full((5, 1, 1), float("nan"))
     assert torch.equal(ops.skew_cayley(X), torch.ones(5, 1, 1))
     assert torch.equal(ops.skew_cayley_packed(torch.empty(5, 0)), torch.ones(5, 1, 1))
-    assert torch.equal(ops.skew_cayley_backward(torch.ones(5, 1, 1), torch.ones(5, 1, 1)), torch.zeros(5, 1, 1))
+    assert torch.equal(
+        ops.skew_cayley_backward(torch.ones(5, 1, 1), torch.ones(5, 1, 1)), torch.zeros(5, 1, 1)
+    )
     torch.testing.assert_close(ops.cayley(torch.full((5, 1, 1), 3.0)), torch.full((5, 1, 1), -0.5))
 
 
 def test_denormal_numbers_outside_are_left_alone():
-    """Threads first started by a large Cayley map must not keep flushing denormal numbers in what they do next."""
+    """Threads first started by a large Cayley map must not keep flushing denormal numbers in what they do
+    next.
+    """
     source = """
 import torch, fastparam
 torch.set_num_threads(2)

@@ -1,9 +1,7 @@
 """CayleyMap, SkewCayley and orthogonal: the modules they replace, their inverses, signs and checkpoints."""
 
 import copy
-import io
 import itertools
-import pickle
 
 import pytest
 import torch
@@ -43,13 +41,16 @@ def register(layer, *maps):
     return layer
 
 
-# ---- the tutorial's map --------------------------------------------------------------------------------------------------------------
+# ---- the tutorial's map ----------------------------------------------------------------------------------
 
 
 def test_the_tutorials_map_and_its_checkpoints():
     """The same keys both ways, and the identity is a buffer that follows dtype and device."""
     X = torch.randn(4, 4)
-    theirs, ours = register(holder(X.clone()), Skew(), TutorialCayleyMap(4)), register(holder(X.clone()), Skew(), CayleyMap(4))
+    theirs, ours = (
+        register(holder(X.clone()), Skew(), TutorialCayleyMap(4)),
+        register(holder(X.clone()), Skew(), CayleyMap(4)),
+    )
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for source, target in ((theirs, ours), (ours, theirs)):
         with torch.no_grad():
@@ -81,7 +82,7 @@ def test_the_weight_is_orthogonal(shape, dtype):
     assert defect(layer.weight) < 40 * torch.finfo(dtype).eps
 
 
-# ---- torch's orthogonal --------------------------------------------------------------------------------------------------------------
+# ---- torch's orthogonal ----------------------------------------------------------------------------------
 
 
 @every_shape
@@ -111,11 +112,15 @@ def test_torchs_orthogonal(shape, trivialization, dtype):
 
 @every_shape
 def test_assigning_to_torchs_orthogonal(shape):
-    """With trivialization every orthogonal matrix; without, what the map reaches: there are no signs in torch's state."""
+    """With trivialization every orthogonal matrix; without, what the map reaches: there are no signs in
+    torch's state.
+    """
     Q = haar(*shape, dtype=torch.float32)
     reached = torch.ops.fastparam.stiefel_cayley(torch.randn(shape), -0.5, True)
     for trivialization, W in ((True, Q), (True, reached), (False, reached)):
-        layer = orthogonal(holder(torch.randn(shape)), orthogonal_map="cayley", use_trivialization=trivialization)
+        layer = orthogonal(
+            holder(torch.randn(shape)), orthogonal_map="cayley", use_trivialization=trivialization
+        )
         layer.weight = W
         torch.testing.assert_close(layer.weight, W, rtol=0, atol=1e-5)
         assert layer.weight.is_contiguous() and all(buffer.is_contiguous() for buffer in layer.buffers())
@@ -130,7 +135,10 @@ def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
         theirs = torchs.orthogonal(holder(start.clone()), "weight", "cayley", use_trivialization=False)
         assert torch.equal(layer.parametrizations.weight.original, start)
         torch.testing.assert_close(layer.weight, theirs.weight)
-    with pytest.raises(ValueError, match=r"^orthogonal: expected a matrix without an eigenvalue near -1, .* without signs=True$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^orthogonal: expected a matrix without an eigenvalue near -1, .* without signs=True$",
+    ):
         layer.weight = -torch.eye(4)
 
 
@@ -152,13 +160,21 @@ def test_sentences_of_orthogonal():
     before = copy.deepcopy(layer.state_dict())
     nan = torch.full((4, 4), float("nan"))
     for W, sentence in (
-        (torch.randn(9, 9), r"^orthogonal: expected a matrix or batch of matrices of shape \(4, 4\), got \(9, 9\)$"),
-        (torch.eye(4).double(), r"^orthogonal: expected a matrix of dtype torch.float32, as the weight is, got torch.float64$"),
+        (
+            torch.randn(9, 9),
+            r"^orthogonal: expected a matrix or batch of matrices of shape \(4, 4\), got \(9, 9\)$",
+        ),
+        (
+            torch.eye(4).double(),
+            r"^orthogonal: expected a matrix of dtype torch.float32, as the weight is, got torch.float64$",
+        ),
         (nan, r"^orthogonal: expected a finite matrix, got one with nan or inf$"),
     ):
         with pytest.raises(ValueError, match=sentence):
             layer.weight = W
-        assert all(torch.equal(a, b) for a, b in zip(before.values(), layer.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(before.values(), layer.state_dict().values(), strict=True)
+        )
 
 
 def test_other_maps_and_errors_are_torchs():
@@ -179,7 +195,7 @@ def test_other_maps_and_errors_are_torchs():
         assert str(ours.value) == str(theirs.value)
 
 
-# ---- inverses ------------------------------------------------------------------------------------------------------------------------
+# ---- inverses --------------------------------------------------------------------------------------------
 
 
 def families(n):
@@ -194,7 +210,11 @@ def families(n):
     signs = torch.ones(n, dtype=F64)
     signs[: n // 2 * 2 : 2] = -1
     yield "eigenvalues 1 and -1", B @ torch.diag(signs) @ B.mT
-    for angle in (torch.pi, torch.pi - 1e-4, torch.pi - 1e-8):  # blocks of rotations, by half a turn or nearly so
+    for angle in (
+        torch.pi,
+        torch.pi - 1e-4,
+        torch.pi - 1e-8,
+    ):  # blocks of rotations, by half a turn or nearly so
         D = torch.eye(n, dtype=F64)
         for i in range(0, n - 1, 2):
             c, s = torch.tensor(angle, dtype=F64).cos(), torch.tensor(angle, dtype=F64).sin()
@@ -206,7 +226,9 @@ def families(n):
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 16, 33, 64, 100, 256, 512])
 def test_every_orthogonal_matrix_comes_back(n, dtype):
-    for (name, Q), alpha, lower in zip(families(n), itertools.cycle([1.0, -0.5, -1.0, 2.0]), itertools.cycle([False, True, True])):
+    for (name, Q), alpha, lower in zip(
+        families(n), itertools.cycle([1.0, -0.5, -1.0, 2.0]), itertools.cycle([False, True, True])
+    ):
         Q = Q.to(dtype)
         for made in (SkewCayley(alpha, lower), CayleyMap(alpha=alpha, signs=True)):
             with torch.no_grad():
@@ -221,7 +243,11 @@ def test_every_orthogonal_matrix_comes_back(n, dtype):
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
-@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (64, 64), (100, 20), (3, 20, 8), (2, 8, 20), (4, 5, 5), (256, 255), (9, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 3), (3, 7), (64, 64), (100, 20), (3, 20, 8), (2, 8, 20), (4, 5, 5), (256, 255), (9, 1)],
+    ids=str,
+)
 def test_assignment(shape, dtype):
     layer = register(holder(torch.randn(shape).to(dtype)), SkewCayley(-0.5, lower=True))
     for _ in range(4):
@@ -232,7 +258,9 @@ def test_assignment(shape, dtype):
 
 def test_unitary_matrices_come_back():
     for shape in ((5, 5), (7, 3), (3, 7), (2, 6, 6)):
-        Q = torch.linalg.qr(torch.randn(*shape[:-2], max(shape[-2:]), min(shape[-2:]), dtype=torch.complex128)).Q
+        Q = torch.linalg.qr(
+            torch.randn(*shape[:-2], max(shape[-2:]), min(shape[-2:]), dtype=torch.complex128)
+        ).Q
         Q = Q if shape[-2] >= shape[-1] else Q.mT
         layer = register(holder(torch.randn(shape, dtype=torch.complex128)), SkewCayley())
         layer.weight = Q
@@ -242,7 +270,9 @@ def test_unitary_matrices_come_back():
 def test_an_orthogonal_weight_is_kept_on_registration():
     Q = haar(6, 6, dtype=torch.float32)
     for start in (Q, Q[:, :3].clone(), -Q):
-        torch.testing.assert_close(register(holder(start.clone()), SkewCayley()).weight, start, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            register(holder(start.clone()), SkewCayley()).weight, start, rtol=0, atol=1e-5
+        )
     X = torch.randn(6, 6)
     layer = register(holder(X.clone()), SkewCayley())
     assert torch.equal(layer.parametrizations.weight.original, X), "any other weight is the free parameter"
@@ -255,7 +285,9 @@ def test_a_rotation_rounded_to_a_lower_dtype_is_kept_up_to_that_rounding(shape, 
     dtype = F64 if lower == torch.float32 else torch.float32
     Q = haar(*shape).to(lower).to(dtype)
     layer = register(holder(Q.clone()), SkewCayley())
-    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps and defect(layer.weight) <= 100 * torch.finfo(dtype).eps
+    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps and defect(
+        layer.weight
+    ) <= 100 * torch.finfo(dtype).eps
     layer = register(holder(torch.zeros(shape, dtype=dtype)), SkewCayley())
     layer.weight = Q
     assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps
@@ -278,15 +310,21 @@ def test_training_keeps_the_constraint_and_the_signs():
     assert losses[-1] < losses[0] and defect(layer.weight) < 1e-5 and layer.weight.det() < 0
 
 
-# ---- errors: a sentence, and nothing changed ---------------------------------------------------------------------------------------------
+# ---- errors: a sentence, and nothing changed -------------------------------------------------------------
 
 
 def failing():
     bad, nan = torch.eye(4) * 1.5, torch.eye(4)
     nan[1, 2] = float("nan")
     return {
-        "scaled": (bad, r"expected a matrix with orthonormal rows and columns, got one with max \|Q\^T Q - I\| = 1.2$"),
-        "nan": (nan, r"expected a matrix with orthonormal rows and columns, got one with max \|Q\^T Q - I\| = nan$"),
+        "scaled": (
+            bad,
+            r"expected a matrix with orthonormal rows and columns, got one with max \|Q\^T Q - I\| = 1.2$",
+        ),
+        "nan": (
+            nan,
+            r"expected a matrix with orthonormal rows and columns, got one with max \|Q\^T Q - I\| = nan$",
+        ),
         "inf": (torch.full((4, 4), float("inf")), r"= (nan|inf)$"),
     }
 
@@ -294,7 +332,10 @@ def failing():
 @pytest.mark.parametrize("name", failing())
 def test_what_is_not_orthogonal_is_refused(name):
     Q, sentence = failing()[name]
-    for layer in (register(holder(torch.randn(4, 4)), SkewCayley()), register(holder(torch.randn(4, 4)), Skew(), CayleyMap())):
+    for layer in (
+        register(holder(torch.randn(4, 4)), SkewCayley()),
+        register(holder(torch.randn(4, 4)), Skew(), CayleyMap()),
+    ):
         if layer.parametrizations.weight[-1].with_signs:
             layer.weight = -torch.eye(4)
         before, state = layer.weight.clone(), copy.deepcopy(layer.state_dict())
@@ -302,19 +343,27 @@ def test_what_is_not_orthogonal_is_refused(name):
             layer.weight = Q
         assert isinstance(e.value, ValueError)
         assert torch.equal(layer.weight, before)
-        assert all(torch.equal(a, b) for a, b in zip(state.values(), layer.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(state.values(), layer.state_dict().values(), strict=True)
+        )
 
 
 def test_tall_matrices_that_are_not_orthogonal():
     layer = register(nn.Linear(3, 5), SkewCayley())
-    with pytest.raises(NotOrthogonalError, match=r"^SkewCayley: expected a matrix with orthonormal columns, got one with"):
+    with pytest.raises(
+        NotOrthogonalError, match=r"^SkewCayley: expected a matrix with orthonormal columns, got one with"
+    ):
         layer.weight = torch.randn(5, 3)
 
 
-@pytest.mark.parametrize("made", [SkewCayley, lambda alpha: CayleyMap(alpha=alpha)], ids=["SkewCayley", "CayleyMap"])
+@pytest.mark.parametrize(
+    "made", [SkewCayley, lambda alpha: CayleyMap(alpha=alpha)], ids=["SkewCayley", "CayleyMap"]
+)
 def test_alpha_of_a_module(made):
     for alpha in (0, 0.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"^(SkewCayley|CayleyMap): expected a finite alpha other than 0, got "):
+        with pytest.raises(
+            ValueError, match=r"^(SkewCayley|CayleyMap): expected a finite alpha other than 0, got "
+        ):
             made(alpha)
     for alpha in ("1", None, torch.ones(())):
         with pytest.raises(TypeError, match=r"^(SkewCayley|CayleyMap): expected alpha to be a number, got "):
@@ -329,7 +378,9 @@ def test_other_arguments_of_modules():
         with pytest.raises(TypeError, match=f"^CayleyMap: expected n to be an int, got {type(n).__name__}$"):
             CayleyMap(n)
     for made in (SkewCayley, CayleyMap):
-        with pytest.raises(TypeError, match=f"^{made.__name__}: expected signs to be True or False, got int$"):
+        with pytest.raises(
+            TypeError, match=f"^{made.__name__}: expected signs to be True or False, got int$"
+        ):
             made(signs=1)
     with pytest.raises(ValueError, match=r"^CayleyMap: expected A of order n = 3, got \(4, 4\)$"):
         CayleyMap(3)(torch.zeros(4, 4))
@@ -345,10 +396,14 @@ def test_other_arguments_of_modules():
         SkewCayley()(torch.zeros(3))
     for made in (SkewCayley(), CayleyMap(), Skew(), fastparam.Symmetric()):
         word = type(made).__name__ if "Cayley" in type(made).__name__ else type(made).__name__.lower()
-        with pytest.raises(ValueError, match=rf"^{word}: expected \w of dtype float32, float64, .* or complex, got int64$"):
+        with pytest.raises(
+            ValueError, match=rf"^{word}: expected \w of dtype float32, float64, .* or complex, got int64$"
+        ):
             made.right_inverse(torch.ones(3, 3, dtype=torch.int64))
     assert "alpha=-0.5, lower=True" in repr(SkewCayley(-0.5, lower=True)) and "alpha=1.0" in repr(CayleyMap())
-    assert repr(CayleyMap(4, signs=True)) == "CayleyMap(4, alpha=1.0, signs=True)" and "signs=False" in repr(SkewCayley(signs=False))
+    assert repr(CayleyMap(4, signs=True)) == "CayleyMap(4, alpha=1.0, signs=True)" and "signs=False" in repr(
+        SkewCayley(signs=False)
+    )
 
 
 def test_matrix_exponential():

@@ -38,7 +38,9 @@ def test_what_is_negative_is_minus_one_and_all_else_one(shape):
     """An average of signs, or a zero, needs no rule of its own."""
     X = torch.randn(shape)
     wide, k = shape[-2] < shape[-1], min(shape[-2:])
-    signs = torch.tensor([-2.0, -0.1, 0.0, 0.3, 5.0, float("nan")])[torch.arange(k) % 6].expand(*shape[:-2], k)
+    signs = torch.tensor([-2.0, -0.1, 0.0, 0.3, 5.0, float("nan")])[torch.arange(k) % 6].expand(
+        *shape[:-2], k
+    )
     D = torch.where(signs < 0, -1.0, 1.0)
     expected = stiefel_cayley(X) * D.unsqueeze(-1 if wide else -2)
     assert torch.equal(stiefel_cayley(X, signs=signs), expected)
@@ -54,7 +56,9 @@ def test_signs_of_another_real_dtype():
     signs = torch.tensor([1, -1, 1, -1, -1])
     for dtype in (torch.float32, F64, torch.bfloat16):
         for there in (torch.float32, F64, torch.bfloat16, torch.complex64):
-            assert torch.equal(skew_cayley(X.to(dtype), signs=signs.to(there)), skew_cayley(X.to(dtype), signs=signs.to(F64)))
+            assert torch.equal(
+                skew_cayley(X.to(dtype), signs=signs.to(there)), skew_cayley(X.to(dtype), signs=signs.to(F64))
+            )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -84,10 +88,17 @@ def test_only_the_matrices_of_a_batch_that_need_others_get_them():
     assert (module.signs[[0, 1, 3]] == 1).all() and (module.signs[2] < 0).any()
 
 
-@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__
+)
 def test_the_inverse_by_hand(context):
-    """forward(right_inverse(Q)) is Q, whoever calls it: with a parameter, a network's output, in any grad mode."""
-    for Q in (nn.Parameter(haar(6, 6, dtype=torch.float32, det=-1)), -(torch.eye(6) * torch.ones(1, requires_grad=True))):
+    """forward(right_inverse(Q)) is Q, whoever calls it: with a parameter, a network's output, in any grad
+    mode.
+    """
+    for Q in (
+        nn.Parameter(haar(6, 6, dtype=torch.float32, det=-1)),
+        -(torch.eye(6) * torch.ones(1, requires_grad=True)),
+    ):
         for module in (SkewCayley(), SkewCayley(-0.5, lower=True), CayleyMap(signs=True)):
             with context():
                 torch.testing.assert_close(module(module.right_inverse(Q)), Q, rtol=0, atol=1e-5)
@@ -122,7 +133,9 @@ def test_torchs_trial_of_a_second_parametrization_changes_nothing(frozen, contex
 
 
 def test_a_trial_where_the_weight_no_longer_tells_its_parameter():
-    """At norms of 1e5 in float32 other signs may come out of it, and the weight is still what the free parameter makes of them."""
+    """At norms of 1e5 in float32 other signs may come out of it, and the weight is still what the free
+    parameter makes of them.
+    """
     chain = layer_of((6, 6), Skew())
     with torch.no_grad():
         chain.weight = 1e5 * torch.randn(6, 6)
@@ -155,9 +168,15 @@ def test_a_matrix_of_another_shape_dtype_or_device_is_refused_before_they_are_wr
     signs, weight = module.signs.clone(), layer.weight.clone()
     other = haar(shape[0] + 1, shape[1] + 1, dtype=torch.float32)
     for Q, sentence in (
-        (other, rf"^SkewCayley: expected Q with signs of shape \({shape[1]},\), those of the weight, got \({shape[1] + 1},\)$"),
+        (
+            other,
+            rf"^SkewCayley: expected Q with signs of shape \({shape[1]},\), those of the weight, got \({shape[1] + 1},\)$",
+        ),
         (haar(*shape), r"^SkewCayley: expected Q of dtype float32, as the weight is, got float64$"),
-        (haar(*shape, dtype=torch.float32).to("meta"), r"^SkewCayley: expected Q on cpu, as the weight is, got meta$"),
+        (
+            haar(*shape, dtype=torch.float32).to("meta"),
+            r"^SkewCayley: expected Q on cpu, as the weight is, got meta$",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             layer.weight = Q
@@ -192,7 +211,7 @@ def test_a_copy_and_a_cast_take_them_along():
         torch.testing.assert_close(twin.weight, -torch.eye(4, dtype=dtype))
 
 
-# ---- as an argument of the functions -------------------------------------------------------------------------
+# ---- as an argument of the functions ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("word", ["cayley", "skew_cayley", "stiefel_cayley"])
@@ -226,11 +245,15 @@ def test_the_inverse_as_a_function():
     B = 0.3 * torch.randn(4, 5, 5, dtype=F64)
     torch.testing.assert_close(cayley_inverse(cayley(B, 0.7), 0.7), B)
     Q = cayley(B).requires_grad_()
-    assert torch.autograd.gradcheck(cayley_inverse, (Q,)) and torch.autograd.gradgradcheck(cayley_inverse, (Q,))
+    assert torch.autograd.gradcheck(cayley_inverse, (Q,)) and torch.autograd.gradgradcheck(
+        cayley_inverse, (Q,)
+    )
     torch.testing.assert_close(torch.vmap(cayley_inverse)(Q), cayley_inverse(Q))
     with pytest.raises(torch.linalg.LinAlgError):
         cayley_inverse(-torch.eye(3))
-    with pytest.raises(ValueError, match=r"^cayley_inverse: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"):
+    with pytest.raises(
+        ValueError, match=r"^cayley_inverse: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"
+    ):
         cayley_inverse(torch.zeros(3, 4))
     for alpha in (0, float("nan")):
         with pytest.raises(ValueError, match=r"^cayley_inverse: expected a finite alpha other than 0, got "):

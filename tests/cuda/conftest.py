@@ -9,7 +9,9 @@ from fastparam import _built
 
 @pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", "dry"])
 def gpu(request, monkeypatch):
-    """A CUDA device. Where there is none the test is skipped, and its logic is tried on a CPU that plays one: see cuda_dry.py."""
+    """A CUDA device. Where there is none the test is skipped, and its logic is tried on a CPU that plays one:
+    see cuda_dry.py.
+    """
     if request.param == "dry":
         cuda_dry.play(monkeypatch)
         return "cpu"

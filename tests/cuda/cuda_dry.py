@@ -1,7 +1,9 @@
-"""A CPU that plays a CUDA device, so that the tests of tests/test_cuda*.py are themselves tested where there is no GPU.
+"""A CPU that plays a CUDA device, so that the tests of tests/test_cuda*.py are themselves tested where there
+is no GPU.
 
-Streams and events do nothing, a graph records the ops of its capture and runs them again into the same memory, memory is not counted.
-So a wrong name, shape, expectation or order of calls in such a test shows; what only a device can show does not.
+Streams and events do nothing, a graph records the ops of its capture and runs them again into the same
+memory, memory is not counted. So a wrong name, shape, expectation or order of calls in such a test shows;
+what only a device can show does not.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ class Graph(TorchDispatchMode):
         super().__init__()
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, result))
         return result
@@ -36,7 +40,9 @@ class Graph(TorchDispatchMode):
         for func, args, kwargs, result in self.calls:
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, Tensor) and not storages(old) & storages((args, kwargs)):  # neither a view nor written in place
+                if isinstance(old, Tensor) and not storages(old) & storages(
+                    (args, kwargs)
+                ):  # neither a view nor written in place
                     old.copy_(new)
 
 

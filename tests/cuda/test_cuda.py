@@ -1,4 +1,5 @@
-"""The CUDA kernels of symmetric, skew and their adjoints: values at every choice of kernel, strides, alignment, derivatives.
+"""The CUDA kernels of symmetric, skew and their adjoints: values at every choice of kernel, strides,
+alignment, derivatives.
 
 What holds for every op on a device stands in test_cuda_*.py; tests/test_simt.py runs device code without one.
 """
@@ -15,7 +16,36 @@ from fastparam import _reference as reference
 OPS = ("symmetric", "symmetric_adjoint", "skew", "skew_adjoint")
 MAPS = ("symmetric", "skew")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SIZES = (0, 1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 40, 63, 64, 65, 96, 100, 127, 128, 130, 257, 520, 1024)
+SIZES = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    8,
+    9,
+    12,
+    15,
+    16,
+    17,
+    24,
+    31,
+    32,
+    33,
+    40,
+    63,
+    64,
+    65,
+    96,
+    100,
+    127,
+    128,
+    130,
+    257,
+    520,
+    1024,
+)
 
 
 def op(name: str):
@@ -23,13 +53,15 @@ def op(name: str):
 
 
 def check(name: str, X: Tensor, lower: bool) -> None:
-    """The op on X against the reference on the CPU; both round each entry once, so they agree in every bit that is not a zero's sign."""
+    """The op on X against the reference on the CPU; both round each entry once, so they agree in every bit
+    that is not a zero's sign.
+    """
     Y = op(name)(X, lower)
     assert Y.device == X.device and Y.is_contiguous() and Y.shape == X.shape and Y.dtype == X.dtype
     assert torch.equal(Y.cpu(), getattr(reference, name)(X.cpu(), lower))
 
 
-# ---- values -------------------------------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lower", [False, True])
@@ -44,7 +76,17 @@ def test_values(name, dtype, lower, gpu):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", OPS)
 def test_large_batches_and_large_tiles(name, dtype, gpu):
-    for batch, n in [(100_000, 3), (5003, 8), (1001, 16), (1001, 24), (601, 33), (601, 64), (301, 100), (1, 2056), (1, 2051)]:
+    for batch, n in [
+        (100_000, 3),
+        (5003, 8),
+        (1001, 16),
+        (1001, 24),
+        (601, 33),
+        (601, 64),
+        (301, 100),
+        (1, 2056),
+        (1, 2051),
+    ]:
         check(name, torch.randn(batch, n, n, device=gpu).to(dtype), lower=False)
 
 
@@ -68,7 +110,9 @@ def test_skew_is_exact_in_every_bit(dtype, n, gpu):
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[X.element_size()]
     A = F.skew(X)
     off_diagonal = ~torch.eye(n, dtype=torch.bool, device=gpu)
-    assert torch.equal(A.view(integers)[:, off_diagonal], (-A.mT).contiguous().view(integers)[:, off_diagonal])
+    assert torch.equal(
+        A.view(integers)[:, off_diagonal], (-A.mT).contiguous().view(integers)[:, off_diagonal]
+    )
     assert (A.diagonal(dim1=-2, dim2=-1).contiguous().view(integers) == 0).all()
 
 
@@ -86,7 +130,7 @@ def test_complex_runs_the_plain_expressions(gpu):
         check(name, X, lower=False)
 
 
-# ---- strides and alignment ------------------------------------------------------------------------------------------------------
+# ---- strides and alignment -------------------------------------------------------------------------------
 
 
 def views(n: int, dtype: torch.dtype, gpu: str) -> dict[str, Tensor]:
@@ -116,7 +160,7 @@ def test_views(name, dtype, n, gpu):
         check(name, X, lower=n % 2 == 0)
 
 
-# ---- derivatives, compilation -----------------------------------------------------------------------------------------------------
+# ---- derivatives, compilation ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [3, 18])

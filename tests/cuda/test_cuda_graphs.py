@@ -19,13 +19,17 @@ every_shape = pytest.mark.parametrize("batch, n", SHAPES, ids=str)
 
 
 def fixed(case: Case, X: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """The op as a function of its tensors, its other arguments made now and not at each call: a mask may come from the host."""
+    """The op as a function of its tensors, its other arguments made now and not at each call: a mask may come
+    from the host.
+    """
     made = dataclasses.replace(case, others=case.arguments(X[0]))
     return made.bind(made.entry)
 
 
 def agree(case: Case, actual: Tensor, expected: Tensor) -> None:
-    """Bit for bit; where matrix products are inside, whose algorithm may change from one stream to another, nearly."""
+    """Bit for bit; where matrix products are inside, whose algorithm may change from one stream to another,
+    nearly.
+    """
     if case.linear:
         assert torch.equal(actual, expected)
     else:
@@ -33,7 +37,9 @@ def agree(case: Case, actual: Tensor, expected: Tensor) -> None:
 
 
 def capture(step: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-    """Runs the step once on a side stream, as capture asks for, then captures it; returns the graph and what it writes."""
+    """Runs the step once on a side stream, as capture asks for, then captures it; returns the graph and what
+    it writes.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

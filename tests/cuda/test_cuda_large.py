@@ -1,4 +1,6 @@
-"""More elements than 32 bits can count: where the memory of the device allows it. Tried at a small size where there is no device."""
+"""More elements than 32 bits can count: where the memory of the device allows it. Tried at a small size where
+there is no device.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,13 @@ from torch import Tensor
 from fastparam.functional import masked_prune, pack_mask, unpack_mask
 
 GIB = 1 << 30
-every_square = pytest.mark.parametrize("case", [case for case in CASES if case.square], ids=lambda case: case.name)
+every_square = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.square], ids=lambda case: case.name
+)
 every_triangular = pytest.mark.parametrize(
-    "case", [case for case in CASES if case.word.split("_")[0] in ("symmetric", "skew") and case.linear], ids=lambda case: case.name
+    "case",
+    [case for case in CASES if case.word.split("_")[0] in ("symmetric", "skew") and case.linear],
+    ids=lambda case: case.name,
 )
 
 
@@ -59,10 +65,16 @@ def test_in_one_matrix(case: Case, by: str, gpu: str, limit: int) -> None:
     places = torch.arange(n, device=gpu)
     chunk = max(1, n // 12)
     for start in range(0, n, chunk):
-        rows, across, down = places[start : start + chunk, None], X[start : start + chunk], X[:, start : start + chunk].mT * sign
+        rows, across, down = (
+            places[start : start + chunk, None],
+            X[start : start + chunk],
+            X[:, start : start + chunk].mT * sign,
+        )
         given = places < rows if lower else places > rows
         mirrored = places > rows if lower else places < rows
-        wanted = torch.where(given, across + down if adjoint else across, torch.zeros_like(across) if sign < 0 else across)
+        wanted = torch.where(
+            given, across + down if adjoint else across, torch.zeros_like(across) if sign < 0 else across
+        )
         wanted = torch.where(mirrored, torch.zeros_like(down) if adjoint else down, wanted)
         assert torch.equal(Y[start : start + chunk], wanted)
 

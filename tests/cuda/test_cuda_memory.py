@@ -1,4 +1,6 @@
-"""Memory on the device: an op allocates what it returns, gives all back, and the same input gives the same bits, whatever ran before."""
+"""Memory on the device: an op allocates what it returns, gives all back, and the same input gives the same
+bits, whatever ran before.
+"""
 
 from __future__ import annotations
 
@@ -66,8 +68,12 @@ def test_same_input_same_bits(case, gpu):
             G = torch.randn_like(f(*X))
             first = [bits(t) for t in step(f, X, G)]
             for _ in range(3):
-                torch.randn(300, 300, device=gpu).mm(torch.randn(300, 300, device=gpu))  # something else between
-                assert all(torch.equal(bits(t), wanted) for t, wanted in zip(step(f, X, G), first, strict=True))
+                torch.randn(300, 300, device=gpu).mm(
+                    torch.randn(300, 300, device=gpu)
+                )  # something else between
+                assert all(
+                    torch.equal(bits(t), wanted) for t, wanted in zip(step(f, X, G), first, strict=True)
+                )
 
 
 DIGEST = """

@@ -1,4 +1,6 @@
-"""masked_prune where a thread of its CUDA kernel takes several chunks: lengths that the other tests of the op do not reach."""
+"""masked_prune where a thread of its CUDA kernel takes several chunks: lengths that the other tests of the op
+do not reach.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from test_prune import any_numbers, random_mask, where_bits
 from fastparam.functional import masked_prune, pack_mask, unpack_mask
 
 LENGTHS = (2**20 - 1, 2**20 + 1, 3 * 2**20 + 7, 2**23 + 5)
-every_dtype = pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_dtype = pytest.mark.parametrize(
+    "dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 
 
 def lengths(gpu: str) -> tuple[int, ...]:
@@ -21,7 +25,13 @@ def lengths(gpu: str) -> tuple[int, ...]:
 def test_many_chunks_a_thread(dtype, gpu):
     for n in lengths(gpu):
         X, keep = any_numbers(n, dtype=dtype, device=gpu), random_mask(n, device=gpu)
-        for x, m in ((X, keep), (X, pack_mask(keep)), (X[1:], keep[1:]), (X[1:], pack_mask(keep[1:])), (X[:-1], keep[1:])):
+        for x, m in (
+            (X, keep),
+            (X, pack_mask(keep)),
+            (X[1:], keep[1:]),
+            (X[1:], pack_mask(keep[1:])),
+            (X[:-1], keep[1:]),
+        ):
             kept = m if m.dtype == torch.bool else keep[1:] if x.numel() < n else keep
             assert torch.equal(bits(masked_prune(x, m)), where_bits(x, kept))
 

@@ -1,4 +1,6 @@
-"""Where and when CUDA work runs: on the current stream, on the device of the input, in one launch, and without waiting for the device."""
+"""Where and when CUDA work runs: on the current stream, on the device of the input, in one launch, and
+without waiting for the device.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from fastparam.functional import pack_mask, unpack_mask
 
-every_linear = pytest.mark.parametrize("case", [case for case in CASES if case.linear], ids=lambda case: case.name)
+every_linear = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.linear], ids=lambda case: case.name
+)
 every_n = pytest.mark.parametrize("n", [3, 24, 100, 300])
 
 

@@ -147,7 +147,7 @@ def test_no_gradient_to_the_mask():
     assert len(Y.grad_fn.next_functions) == 1 and torch.autograd.grad(Y.sum(), X)[0].sum() == m.sum()
 
 
-# ---- any shape ----
+# ---- any shape -------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -175,7 +175,7 @@ def test_random_shapes(case):
     assert torch.equal(pack_mask(full), reference.pack_mask(full))
 
 
-# ---- errors ----
+# ---- errors ----------------------------------------------------------------------------------------------
 
 X33 = torch.randn(3, 3)
 KINDS = "masked_prune: expected mask of dtype bool, or uint8 (packed), got "

@@ -29,7 +29,7 @@ def pruned(amount=5):
     return ours.l1_unstructured(nn.Linear(7, 5), "weight", amount)
 
 
-# ---- the module ----
+# ---- the module ------------------------------------------------------------------------------------------
 
 AMOUNT = "amount=1.5 should either be a float in the range [0, 1] or a non-negative integer"
 GIVEN = "Pruning.update_: expected a mask chosen by a rule, got one that was given"
@@ -160,7 +160,7 @@ def test_tensors_of_other_dtypes(name):
         refused(sentence, lambda: f(X))  # noqa: B023
 
 
-# ---- the layer ----
+# ---- the layer -------------------------------------------------------------------------------------------
 
 
 def test_registration_and_assignment():
@@ -203,7 +203,7 @@ def test_a_buffer_that_is_no_mask():
     assert torch.equal(layer.weight != 0, mask((5, 6)))
 
 
-# ---- 2:4 ----
+# ---- 2:4 -------------------------------------------------------------------------------------------------
 
 SPARSE = "Pruning.to_sparse_semi_structured: expected "
 

@@ -34,7 +34,7 @@ CHANGES = {  # those that need a rule come before those that give a mask
 every_change = pytest.mark.parametrize("change", CHANGES)
 
 
-# ---- whoever holds the mask before keeps it ----
+# ---- whoever holds the mask before keeps it --------------------------------------------------------------
 
 
 @every_change
@@ -79,7 +79,7 @@ def test_an_edit_in_place_is_an_error_in_backward():
         loss.backward()
 
 
-# ---- compile and trace ----
+# ---- compile and trace -----------------------------------------------------------------------------------
 
 
 @every_maker
@@ -133,7 +133,7 @@ def test_fake_tensors():
         assert layer(torch.randn(3, 6)).shape == (3, 5) and repr(applied(layer)) == "Pruning((5, 6))"
 
 
-# ---- ensembles ----
+# ---- ensembles -------------------------------------------------------------------------------------------
 
 
 def test_ensembles():
@@ -152,7 +152,7 @@ def test_functional_call(kind):
     assert torch.equal(y, layer(x))
 
 
-# ---- inference mode ----
+# ---- inference mode --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb_inside", [False, True], ids=["built", "built and pruned"])
@@ -180,7 +180,7 @@ def test_pruned_in_inference_mode_and_trained_outside():
     assert not any(t.is_inference() for t in (*layer.state_dict().values(), *removed.state_dict().values()))
 
 
-# ---- deep copies, which share the class that torch makes ----
+# ---- deep copies, which share the class that torch makes -------------------------------------------------
 
 
 def test_a_deep_copy_lives_alone():

@@ -25,7 +25,7 @@ def pruned(amount=0.5, layer=None):
     return ours.l1_unstructured(layer or nn.Linear(6, 5), "weight", amount)
 
 
-# ---- what it is ----
+# ---- what it is ------------------------------------------------------------------------------------------
 
 
 @every_maker
@@ -62,7 +62,7 @@ def test_assigned_in_any_dtype(dtype):
         assert torch.equal(layer.weight, kept.float())
 
 
-# ---- casts and loads ----
+# ---- casts and loads -------------------------------------------------------------------------------------
 
 
 @every_maker
@@ -134,7 +134,7 @@ def test_checkpoints_without_a_mask_are_torchs_missing_key():
         layer.load_state_dict({key: value for key, value in layer.state_dict().items() if key != MASK})
 
 
-# ---- copies, the meta device ----
+# ---- copies, the meta device -----------------------------------------------------------------------------
 
 
 @every_maker
@@ -192,7 +192,7 @@ def test_trained_saved_and_loaded_on_a_meta_device_copy(assign, context):
     assert all(torch.equal(applied(twin[i]).mask, m) for i, m in zip((0, 2, 4), before, strict=True))
 
 
-# ---- averages ----
+# ---- averages --------------------------------------------------------------------------------------------
 
 
 def test_averaging_masks_raises():
@@ -235,7 +235,7 @@ def test_a_mean_of_checkpoints_keeps_the_union(same):
     assert torch.equal(applied(net).mask, applied(first).mask | applied(second).mask)
 
 
-# ---- the sparsifiers of torch.ao.pruning edit the mask that they find ----
+# ---- the sparsifiers of torch.ao.pruning edit the mask that they find ------------------------------------
 
 
 class TutorialPruning(nn.Module):

@@ -31,7 +31,7 @@ def applied(layer, name="weight") -> Pruning:
     return layer.parametrizations[name][-1]
 
 
-# ---- masks ----
+# ---- masks -----------------------------------------------------------------------------------------------
 
 
 def test_random_is_the_tutorials():
@@ -132,7 +132,7 @@ def test_a_given_mask_is_copied():
         assert kept.data_ptr() != given_kind.data_ptr()
 
 
-# ---- on a layer ----
+# ---- on a layer ------------------------------------------------------------------------------------------
 
 
 @every_maker
@@ -153,7 +153,7 @@ def test_registration_assignment_removal(kind, device):
     assert torch.equal(layer.weight, value) and layer.weight is raw
 
 
-# ---- update_ ----
+# ---- update_ ---------------------------------------------------------------------------------------------
 
 
 def test_update():

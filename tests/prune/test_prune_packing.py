@@ -60,7 +60,7 @@ def test_packing_through_the_compiler_and_opcheck(dynamo):
     )
 
 
-# ---- errors ----
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [13, 1.5, "13", None, (13.0,), torch.tensor([13])], ids=repr)

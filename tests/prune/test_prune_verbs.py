@@ -166,7 +166,7 @@ def test_training_is_torchs():
     same(mine, theirs)
 
 
-# ---- remove, is_pruned, other parametrizations ----
+# ---- remove, is_pruned, other parametrizations -----------------------------------------------------------
 
 
 def test_remove():
@@ -214,7 +214,7 @@ def test_names_of_torch():
     assert torch.equal(layer.state_dict()["weight_mask"], torch.ones(2)) and (layer.weight == 0).sum() == 15
 
 
-# ---- the masks of a verb chosen anew ----
+# ---- the masks of a verb chosen anew ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["l1", "random", "random rows", "random columns", "ln rows"])

@@ -19,7 +19,9 @@ def wave(f):
 
 def check(compiled, f, ts):
     torch.testing.assert_close(compiled(*ts), f(*ts))
-    torch.testing.assert_close(torch.autograd.grad(compiled(*ts).sum(), ts), torch.autograd.grad(f(*ts).sum(), ts))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*ts).sum(), ts), torch.autograd.grad(f(*ts).sum(), ts)
+    )
     with torch.no_grad():
         torch.testing.assert_close(compiled(*ts), f(*ts))
 
@@ -46,7 +48,9 @@ def test_compile_batches(case, dynamic):
 
 def everything(scale=1.0):
     """All ops in one graph."""
-    return lambda X: sum((case.bind(case.entry)(*[X * scale] * case.tensors) * (i + 1)).sin() for i, case in enumerate(CASES))
+    return lambda X: sum(
+        (case.bind(case.entry)(*[X * scale] * case.tensors) * (i + 1)).sin() for i, case in enumerate(CASES)
+    )
 
 
 @pytest.mark.slow
@@ -76,7 +80,9 @@ def test_no_recompilation_over_sizes(case, batched):
     if case.static and not batched:
         pytest.skip("the op makes its sizes constants")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(lambda *ts: case.bind(case.public)(*ts).sin(), fullgraph=True, dynamic=True, backend=counter)
+    compiled = torch.compile(
+        lambda *ts: case.bind(case.public)(*ts).sin(), fullgraph=True, dynamic=True, backend=counter
+    )
     shapes = [(b, 3, 3) for b in (2, 5, 7)] if batched else [(n, n) for n in (5, 4, 9, 17)]
     counts = []
     for shape in shapes:
@@ -91,7 +97,9 @@ def test_no_recompilation_over_sizes(case, batched):
 @every
 @fixed
 def test_graph_holds_the_op(case):
-    """Dynamo keeps the op whole, and so does the backward graph: nothing is decomposed, nothing breaks the graph."""
+    """Dynamo keeps the op whole, and so does the backward graph: nothing is decomposed, nothing breaks the
+    graph.
+    """
     graphs = []
 
     def keep(graph, _):
@@ -145,7 +153,9 @@ def test_double_backward_of_a_compiled_function_raises(case):
     ts = case.inputs()
     y = torch.compile(case.bind(case.public), backend="aot_eager")(*ts)
     (g,) = torch.autograd.grad((y**3).sum(), ts[0], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"torch\.compile with aot_autograd does not currently support double backward"):
+    with pytest.raises(
+        RuntimeError, match=r"torch\.compile with aot_autograd does not currently support double backward"
+    ):
         g.sum().backward()
 
 
@@ -162,7 +172,9 @@ def test_inference_mode_and_mutation(case):
 
     ts = case.inputs(grad=False)
     twin = tuple(t.clone() for t in ts)
-    torch.testing.assert_close(torch.compile(mutating, fullgraph=True, backend="aot_eager")(*twin), mutating(*ts))
+    torch.testing.assert_close(
+        torch.compile(mutating, fullgraph=True, backend="aot_eager")(*twin), mutating(*ts)
+    )
     torch.testing.assert_close(twin, ts)
     with torch.inference_mode():
         torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(*ts), f(*ts))
@@ -170,10 +182,12 @@ def test_inference_mode_and_mutation(case):
 
 def test_compile_of_a_flag_that_is_no_bool(dynamo):
     with pytest.raises(Exception, match="skew: expected lower to be True or False, got str"):
-        torch.compile(lambda X: fastparam.functional.skew(X, "yes"), fullgraph=True, backend="aot_eager")(torch.ones(3, 3))
+        torch.compile(lambda X: fastparam.functional.skew(X, "yes"), fullgraph=True, backend="aot_eager")(
+            torch.ones(3, 3)
+        )
 
 
-# ---- compiled autograd ----
+# ---- compiled autograd -----------------------------------------------------------------------------------
 
 
 @every
@@ -216,8 +230,12 @@ def test_compiled_autograd_does_not_recompile_over_sizes():
     counts = []
     for n in (3, 4, 9, 17, 33):
         X = torch.randn(n, n, dtype=F64, requires_grad=True)
-        with torch._dynamo.compiled_autograd._enable(torch.compile(backend=counter, fullgraph=True, dynamic=True)):
+        with torch._dynamo.compiled_autograd._enable(
+            torch.compile(backend=counter, fullgraph=True, dynamic=True)
+        ):
             (fastparam.functional.skew(X) ** 3).sum().backward()
-        torch.testing.assert_close(X.grad, torch.autograd.grad((fastparam.functional.skew(X) ** 3).sum(), X)[0])
+        torch.testing.assert_close(
+            X.grad, torch.autograd.grad((fastparam.functional.skew(X) ** 3).sum(), X)[0]
+        )
         counts.append(counter.frame_count)
     assert counts[-1] == counts[1]  # once for the first order, at most once more for a second, then no more

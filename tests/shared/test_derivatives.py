@@ -1,4 +1,6 @@
-"""Derivatives of every order, reverse and forward, through autograd itself (torch.func is in test_transforms.py)."""
+"""Derivatives of every order, reverse and forward, through autograd itself (torch.func is in
+test_transforms.py).
+"""
 
 import pytest
 import torch
@@ -35,7 +37,14 @@ def test_opcheck(case, batch, dtype):
 def test_gradcheck(case, dtype, batch, device):
     X = case.inputs(*batch, dtype=dtype, device=device)
     f = case.bind(case.op)
-    assert gradcheck(f, X, check_forward_ad=True, check_backward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradcheck(
+        f,
+        X,
+        check_forward_ad=True,
+        check_backward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
     assert gradgradcheck(f, X, check_batched_grad=True)
     assert gradgradcheck(f, X, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False)
 
@@ -109,7 +118,9 @@ def test_double_backward_of_the_op_alone(case):
     for f in (case.op, case.reference):
         gradients = torch.autograd.grad(case.bind(f)(*X), X, G, create_graph=True)
         pulled = torch.autograd.grad(gradients, G, V)[0]
-        torch.testing.assert_close(pulled, torch.func.jvp(case.bind(case.reference), tuple(x.detach() for x in X), V)[1])
+        torch.testing.assert_close(
+            pulled, torch.func.jvp(case.bind(case.reference), tuple(x.detach() for x in X), V)[1]
+        )
 
 
 @every
@@ -143,7 +154,9 @@ def test_tangents_of_every_layout(case, device):
 
 @every
 def test_reverse_over_forward_at_one_level(case):
-    """The tangent is differentiable in primal and tangent, inside the level and with the graph that autograd keeps."""
+    """The tangent is differentiable in primal and tangent, inside the level and with the graph that autograd
+    keeps.
+    """
     X, V = case.inputs(), case.inputs()
 
     def run(f):
@@ -163,7 +176,8 @@ def test_partial_needs(case):
         ours, theirs = ((case.bind(f)(*X) ** 3).sum() for f in (case.op, case.reference))
         for asked in ([x] for x in wanted):
             torch.testing.assert_close(
-                torch.autograd.grad(ours, asked, retain_graph=True), torch.autograd.grad(theirs, asked, retain_graph=True)
+                torch.autograd.grad(ours, asked, retain_graph=True),
+                torch.autograd.grad(theirs, asked, retain_graph=True),
             )
         torch.testing.assert_close(torch.autograd.grad(ours, wanted), torch.autograd.grad(theirs, wanted))
 

@@ -38,23 +38,33 @@ def exact(*parts):
     number = lambda x: Exact(x.real, x.imag)
     rows = [[number(complex(x)) for x in row] for row in parts[0].tolist()]
     for part in parts[1:]:
-        rows = [[a + number(complex(b)) for a, b in zip(r, s, strict=True)] for r, s in zip(rows, part.tolist(), strict=True)]
+        rows = [
+            [a + number(complex(b)) for a, b in zip(r, s, strict=True)]
+            for r, s in zip(rows, part.tolist(), strict=True)
+        ]
     return rows
 
 
 def multiply(A, B):
-    return [[sum((a * b for a, b in zip(row, column, strict=True)), Exact(0)) for column in zip(*B, strict=True)] for row in A]
+    return [
+        [sum((a * b for a, b in zip(row, column, strict=True)), Exact(0)) for column in zip(*B, strict=True)]
+        for row in A
+    ]
 
 
 def distance(pair, expected):
-    return max(abs(a - b) for r, s in zip(exact(*pair), expected, strict=True) for a, b in zip(r, s, strict=True))
+    return max(
+        abs(a - b) for r, s in zip(exact(*pair), expected, strict=True) for a, b in zip(r, s, strict=True)
+    )
 
 
 @real_and_complex
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
 def test_product(dtype, n):
     A, B = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
-    A *= torch.logspace(0, 6, n, dtype=F64)  # columns of many sizes: what is small in a row keeps fewer digits
+    A *= torch.logspace(
+        0, 6, n, dtype=F64
+    )  # columns of many sizes: what is small in a row keeps fewer digits
     pair = digits.product(A, B)
     assert distance(pair, multiply(exact(A), exact(B))) <= 2.0**-78 * n * A.abs().max() * B.abs().max()
     low = 2.0**-55 * torch.randn(n, n, dtype=dtype)
@@ -71,7 +81,11 @@ def test_inverse(dtype, norm):
     P = digits.twice_inverse(A, alpha)
     I = exact(torch.eye(n, dtype=dtype))
     B = [[i + Exact(alpha) * a for i, a in zip(r, s, strict=True)] for r, s in zip(I, exact(A), strict=True)]
-    residual = max(abs(x - i - i) for r, s in zip(multiply(B, exact(*P)), I, strict=True) for x, i in zip(r, s, strict=True))
+    residual = max(
+        abs(x - i - i)
+        for r, s in zip(multiply(B, exact(*P)), I, strict=True)
+        for x, i in zip(r, s, strict=True)
+    )
     assert residual <= 1e-10 * torch.finfo(F64).eps * torch.linalg.cond(torch.eye(n) + alpha * A)
 
 

@@ -103,7 +103,9 @@ def test_direct_entry_is_the_op(case):
     ts = case.inputs()
     direct, op = case.bind(getattr(_C, case.word)), case.bind(case.op)
     assert torch.equal(direct(*ts), op(*ts))
-    torch.testing.assert_close(torch.autograd.grad(direct(*ts).sum(), ts), torch.autograd.grad(op(*ts).sum(), ts))
+    torch.testing.assert_close(
+        torch.autograd.grad(direct(*ts).sum(), ts), torch.autograd.grad(op(*ts).sum(), ts)
+    )
 
 
 @every_public
@@ -123,7 +125,9 @@ def test_functions_have_docstrings_and_signatures():
     for name in fastparam.functional.__all__:
         f = getattr(fastparam.functional, name)
         failed, tried = 0, 0
-        for test in doctest.DocTestFinder(recurse=False).find(f, name, globs={"torch": torch, "fastparam": fastparam}):
+        for test in doctest.DocTestFinder(recurse=False).find(
+            f, name, globs={"torch": torch, "fastparam": fastparam}
+        ):
             result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
             failed, tried = failed + result.failed, tried + result.attempted
         assert tried and not failed

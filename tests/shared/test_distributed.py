@@ -1,4 +1,6 @@
-"""Two processes, gloo: DDP and FSDP2 train parametrized layers as one process does, and as the eager modules do."""
+"""Two processes, gloo: DDP and FSDP2 train parametrized layers as one process does, and as the eager modules
+do.
+"""
 
 import datetime
 import os
@@ -28,11 +30,16 @@ class EagerPruning(nn.Module):
         return X * self.mask
 
 
-KINDS = {"ours": (fastparam.Symmetric, fastparam.Skew, fastparam.Pruning), "eager": (EagerSymmetric, EagerSkew, EagerPruning)}
+KINDS = {
+    "ours": (fastparam.Symmetric, fastparam.Skew, fastparam.Pruning),
+    "eager": (EagerSymmetric, EagerSkew, EagerPruning),
+}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"),
+    pytest.mark.skipif(
+        not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"
+    ),
 ]
 
 
@@ -45,7 +52,9 @@ class Net(nn.Module):
         self.linear = nn.Linear(6, 6, dtype=F64)
         parametrize.register_parametrization(self.conv, "weight", skew())
         parametrize.register_parametrization(self.linear, "weight", symmetric())
-        self.pruned = parametrize.register_parametrization(nn.Linear(6, 6, dtype=F64), "weight", pruning(MASK))
+        self.pruned = parametrize.register_parametrization(
+            nn.Linear(6, 6, dtype=F64), "weight", pruning(MASK)
+        )
 
     def forward(self, v):
         return self.pruned(self.linear(self.conv(v).mean(1))).square()
@@ -78,11 +87,15 @@ def state(net):
 def group(rank, port):
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=100)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=limit)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=limit
+    )
 
 
 def done():
-    """Ends the process with all work behind it, in step with the others: torch's threads have been seen to abort in their teardown."""
+    """Ends the process with all work behind it, in step with the others: torch's threads have been seen to
+    abort in their teardown.
+    """
     dist.barrier()
     os._exit(0)
 
@@ -127,7 +140,10 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("how", ["DDP", "FSDP2"])
 def test_training(how, trained):
-    ours, eager = ([torch.load(trained / f"{how}-{kind}-{rank}.pt", weights_only=True) for rank in range(WORLD)] for kind in KINDS)
+    ours, eager = (
+        [torch.load(trained / f"{how}-{kind}-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+        for kind in KINDS
+    )
     torch.testing.assert_close(ours[0], ours[1], rtol=0, atol=0)
     torch.testing.assert_close(ours[0], eager[0], rtol=1e-12, atol=1e-12)
     single = Net("ours")
@@ -140,7 +156,9 @@ def test_training(how, trained):
 
 
 def shard(rank, port, folder):
-    """DTensor: without a rule torch refuses by name; with the rule of the documentation, results and gradients are exact."""
+    """DTensor: without a rule torch refuses by name; with the rule of the documentation, results and
+    gradients are exact.
+    """
     group(rank, port)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -149,11 +167,15 @@ def shard(rank, port, folder):
     torch.manual_seed(0)
     X = torch.randn(4, 5, 5, requires_grad=True)
     D = distribute_tensor(X.detach(), init_device_mesh("cpu", (WORLD,)), [Shard(0)]).requires_grad_()
-    with pytest.raises(NotImplementedError, match=r"fastparam\.skew\.default does not have a sharding strategy registered"):
+    with pytest.raises(
+        NotImplementedError, match=r"fastparam\.skew\.default does not have a sharding strategy registered"
+    ):
         fastparam.functional.skew(D)
 
     def rule(X, lower=False):
-        return [([Replicate()], [Replicate(), None])] + [([Shard(i)], [Shard(i), None]) for i in range(X.ndim - 2)]
+        return [([Replicate()], [Replicate(), None])] + [
+            ([Shard(i)], [Shard(i), None]) for i in range(X.ndim - 2)
+        ]
 
     for name in ("skew", "skew_adjoint"):
         register_sharding(getattr(torch.ops.fastparam, name).default)(rule)
@@ -161,7 +183,9 @@ def shard(rank, port, folder):
     assert Y.placements == (Shard(0),)
     (Y**2).sum().backward()
     expected = torch.autograd.grad((fastparam.functional.skew(X) ** 2).sum(), X)[0]
-    assert torch.equal(Y.full_tensor(), fastparam.functional.skew(X)) and torch.equal(D.grad.full_tensor(), expected)
+    assert torch.equal(Y.full_tensor(), fastparam.functional.skew(X)) and torch.equal(
+        D.grad.full_tensor(), expected
+    )
     open(f"{folder}/{rank}", "w").close()
     done()
 

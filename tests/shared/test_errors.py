@@ -13,7 +13,17 @@ import fastparam
 from fastparam import _C
 
 SHAPES = [(3, 4), (4, 3), (3,), (), (2, 3, 4), (1, 0), (0, 1), (2, 3, 1), (100, 99), (0, 3, 4)]
-TYPES = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16]
+TYPES = [
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.bool,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.uint16,
+]
 
 
 def written(shape):
@@ -38,7 +48,11 @@ def check(sentence, f, kind=ValueError):
 
 def callers(case):
     """Every way to the op, as functions of the tensors."""
-    functions = [case.op, getattr(torch.ops.fastparam, case.word), getattr(torch.ops.fastparam, case.word).default]
+    functions = [
+        case.op,
+        getattr(torch.ops.fastparam, case.word),
+        getattr(torch.ops.fastparam, case.word).default,
+    ]
     functions += [case.public, getattr(_C, case.word)] if case.public else []
     return [case.bind(f) for f in functions]
 
@@ -54,7 +68,15 @@ def test_shape(case, shape, device):
     sentence = shape_sentence(case, shape)
     for f in callers(case):
         X = torch.randn(shape, device=device)
-        for x in (X, X.clone().requires_grad_(), X.to(torch.complex64), X.half(), X.long(), X.to("meta"), X.to("meta").requires_grad_()):
+        for x in (
+            X,
+            X.clone().requires_grad_(),
+            X.to(torch.complex64),
+            X.half(),
+            X.long(),
+            X.to("meta"),
+            X.to("meta").requires_grad_(),
+        ):
             check(sentence, lambda: f(*tensors(x, case)))  # noqa: B023
         with torch.no_grad(), torch.inference_mode():
             check(sentence, lambda: f(*tensors(X.clone(), case)))  # noqa: B023
@@ -86,7 +108,10 @@ def test_under_transforms(case, transform):
         "jvp": lambda: torch.func.jvp(f, X, X),
         "jacrev": lambda: torch.func.jacrev(f)(*X),
     }[transform]
-    with pytest.raises(ValueError, match=f"^{re.escape(shape_sentence(case, (5, 3, 4)))}$|{re.escape(shape_sentence(case, (3, 4)))}$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^{re.escape(shape_sentence(case, (5, 3, 4)))}$|{re.escape(shape_sentence(case, (3, 4)))}$",
+    ):
         run()
 
 
@@ -94,7 +119,11 @@ def test_under_transforms(case, transform):
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("wrong", ["shape", "dimensions", "dtype"])
 def test_under_compile_and_tracing(case, wrong):
-    X = {"shape": torch.randn(3, 4), "dimensions": torch.randn(3), "dtype": torch.ones(3, 3, dtype=torch.int64)}[wrong]
+    X = {
+        "shape": torch.randn(3, 4),
+        "dimensions": torch.randn(3),
+        "dtype": torch.ones(3, 3, dtype=torch.int64),
+    }[wrong]
     sentence = dtype_sentence(case, X.dtype) if wrong == "dtype" else shape_sentence(case, X.shape)
     f, ts = case.bind(case.entry), tensors(X, case)
     with pytest.raises(Exception, match=re.escape(sentence)):
@@ -105,20 +134,30 @@ def test_under_compile_and_tracing(case, wrong):
 
 @pytest.mark.usefixtures("dynamo")
 def test_compiled_for_any_size_still_checks():
-    """Compiled for a size of its own in each dimension, the graph is not used for a matrix that is not square."""
+    """Compiled for a size of its own in each dimension, the graph is not used for a matrix that is not
+    square.
+    """
     f = torch.compile(fastparam.functional.skew, fullgraph=True, dynamic=True, backend="aot_eager")
     f(torch.randn(4, 4))
     with pytest.raises(Exception, match=re.escape("skew: expected X of shape (..., n, n), got (")):
         f(torch.randn(4, 5))
 
 
-@pytest.mark.parametrize("thing", ["text", None, 1.5, [[1.0]], numpy.eye(3), torch.float32, object, torch.Tensor, torch.nn.Parameter], ids=repr)
+@pytest.mark.parametrize(
+    "thing",
+    ["text", None, 1.5, [[1.0]], numpy.eye(3), torch.float32, object, torch.Tensor, torch.nn.Parameter],
+    ids=repr,
+)
 def test_not_a_tensor(thing):
     for case in CASES:
         if case.public:
             given = f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
             sentence = f"{case.word}: expected {case.argument} to be a torch.Tensor, got {given}"
-            check(sentence, lambda: case.public(*tensors(thing, case), *case.arguments(torch.ones(3, 3))), TypeError)  # noqa: B023
+            check(
+                sentence,
+                lambda: case.public(*tensors(thing, case), *case.arguments(torch.ones(3, 3))),
+                TypeError,
+            )
 
 
 @pytest.mark.parametrize("flag", ["yes", 1, 0, None, 1.0, numpy.int64(1), torch.tensor(True)], ids=repr)
@@ -144,10 +183,19 @@ def test_numbers_of_numpy_are_numbers():
             f = getattr(fastparam.functional, word)
             assert torch.equal(f(X, alpha), f(X, float(alpha)))
         assert type(fastparam.SkewCayley(alpha).alpha) is float
-    assert torch.equal(fastparam.functional.skew_cayley_packed(X[0], numpy.float32(0.5)), fastparam.functional.skew_cayley_packed(X[0], 0.5))
-    assert fastparam.CayleyMap(numpy.int64(3)).n == 3 and fastparam.SkewCayley(lower=numpy.bool_(True)).lower is True
+    assert torch.equal(
+        fastparam.functional.skew_cayley_packed(X[0], numpy.float32(0.5)),
+        fastparam.functional.skew_cayley_packed(X[0], 0.5),
+    )
+    assert (
+        fastparam.CayleyMap(numpy.int64(3)).n == 3
+        and fastparam.SkewCayley(lower=numpy.bool_(True)).lower is True
+    )
     fastparam.PruningParametrization(X, numpy.float32(0.5)), fastparam.Pruning.random(X, numpy.float64(0.5))
-    fastparam.Pruning.magnitude(X, numpy.float64(0.5)), fastparam.Pruning.n_m(torch.randn(4, 4), numpy.int64(2), numpy.int32(4))
+    (
+        fastparam.Pruning.magnitude(X, numpy.float64(0.5)),
+        fastparam.Pruning.n_m(torch.randn(4, 4), numpy.int64(2), numpy.int32(4)),
+    )
     packed = fastparam.functional.pack_mask(torch.ones(2, 3, dtype=torch.bool))
     assert fastparam.functional.unpack_mask(packed, (numpy.int64(2), numpy.int32(3))).all()
 
@@ -158,7 +206,11 @@ def test_flag_under_vmap():
 
 
 def test_both_wrong_names_the_tensor():
-    check("skew: expected X to be a torch.Tensor, got str", lambda: fastparam.functional.skew("text", "yes"), TypeError)
+    check(
+        "skew: expected X to be a torch.Tensor, got str",
+        lambda: fastparam.functional.skew("text", "yes"),
+        TypeError,
+    )
 
 
 @every_square
@@ -178,7 +230,7 @@ def test_wrong_gradient_shape_is_refused():
         torch.autograd.grad(fastparam.functional.skew(X), X, torch.ones(4, 4))
 
 
-# ---- warnings ----
+# ---- warnings --------------------------------------------------------------------------------------------
 
 WARN = """
 import torch, fastparam, warnings
@@ -189,9 +241,7 @@ for _ in range(3):
         f(X)
         f(X, True)
 """
-COMPLEX_SENTENCE = (
-    "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the kernels"
-)
+COMPLEX_SENTENCE = "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the kernels"
 
 
 def test_complex_warns_once_a_process():
@@ -212,6 +262,10 @@ def test_public_functions_warn_as_python_does():
 
 
 def test_real_dtypes_do_not_warn():
-    loop = WARN.format(dtype="dtype", functions="fastparam.functional.skew, fastparam.functional.symmetric").replace("\n", "\n    ")
-    done = python(f"import torch\nfor dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):\n    {loop}")
+    loop = WARN.format(
+        dtype="dtype", functions="fastparam.functional.skew, fastparam.functional.symmetric"
+    ).replace("\n", "\n    ")
+    done = python(
+        f"import torch\nfor dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):\n    {loop}"
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr

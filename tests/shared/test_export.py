@@ -1,4 +1,6 @@
-"""torch.export, AOTInductor, torch.fx, make_fx, torch.jit.trace: programs that leave the process they were written in."""
+"""torch.export, AOTInductor, torch.fx, make_fx, torch.jit.trace: programs that leave the process they were
+written in.
+"""
 
 import pytest
 import torch
@@ -50,7 +52,9 @@ def test_export(case, strict):
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
 def test_export_dynamic_save_load(tmp_path, strict):
     n, b = torch.export.Dim("n", min=2, max=64), torch.export.Dim("b", min=2, max=8)
-    program = torch.export.export(Both(), (torch.randn(3, 4, 4),), dynamic_shapes=({0: b, 1: n, 2: n},), strict=strict)
+    program = torch.export.export(
+        Both(), (torch.randn(3, 4, 4),), dynamic_shapes=({0: b, 1: n, 2: n},), strict=strict
+    )
     torch.export.save(program, tmp_path / "both.pt2")
     loaded = torch.export.load(tmp_path / "both.pt2").module()
     for shape in [(3, 4, 4), (2, 2, 2), (5, 17, 17), (8, 64, 64)]:
@@ -61,11 +65,15 @@ def test_export_dynamic_save_load(tmp_path, strict):
 
 
 def test_export_learns_that_the_matrix_is_square():
-    """The shape check makes the two sizes one; asking for two different ones is refused when the program is made."""
+    """The shape check makes the two sizes one; asking for two different ones is refused when the program is
+    made.
+    """
     n, m = torch.export.Dim("n", min=2, max=64), torch.export.Dim("m", min=2, max=64)
     with pytest.raises(Exception, match="Constraints violated"):
         torch.export.export(Both(), (torch.randn(4, 4),), dynamic_shapes=({0: n, 1: m},))
-    auto = torch.export.export(Both(), (torch.randn(4, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},))
+    auto = torch.export.export(
+        Both(), (torch.randn(4, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
+    )
     X = torch.randn(9, 9)
     assert torch.equal(auto.module()(X), both(X))
 

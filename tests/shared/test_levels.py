@@ -1,4 +1,6 @@
-"""The same bits at every instruction level and for any number of threads; forked processes; a quiet import."""
+"""The same bits at every instruction level and for any number of threads; forked processes; a quiet
+import.
+"""
 
 import functools
 import json
@@ -82,7 +84,7 @@ def test_values_at_every_level(level):
     assert done.stdout.strip() == "right", done.stderr
 
 
-# ---- processes ----
+# ---- processes -------------------------------------------------------------------------------------------
 
 FORK = """
 import multiprocessing, os, sys, torch, fastparam

@@ -1,4 +1,6 @@
-"""Parametrized layers in the life of a model: checkpoints, copies, devices, sharing, compilers, functional calls."""
+"""Parametrized layers in the life of a model: checkpoints, copies, devices, sharing, compilers, functional
+calls.
+"""
 
 import copy
 import io
@@ -14,7 +16,9 @@ import fastparam
 
 
 def model(symmetric, skew):
-    layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3, padding=1))
+    layers = nn.Sequential(
+        nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3, padding=1)
+    )
     parametrize.register_parametrization(layers[0], "weight", symmetric())
     parametrize.register_parametrization(layers[2], "weight", skew())
     parametrize.register_parametrization(layers[4], "weight", skew())
@@ -71,7 +75,9 @@ def test_deepcopy_and_pickle(kind):
     file.seek(0)
     again = torch.load(file, weights_only=False)
     assert type(again) is type(module) and again.lower == module.lower
-    with pytest.raises(RuntimeError, match="Serialization of parametrized modules is only supported through state_dict"):
+    with pytest.raises(
+        RuntimeError, match="Serialization of parametrized modules is only supported through state_dict"
+    ):
         torch.save(ours, io.BytesIO())
 
 
@@ -80,7 +86,11 @@ def test_dtypes_and_devices(kind):
     for dtype in (F64, torch.bfloat16, torch.float16, torch.complex64):
         ours, eager = made(kind)
         ours.to(dtype), eager.to(dtype)
-        assert ours.weight.dtype == dtype and torch.equal(ours.weight, eager.weight) and structured(kind, ours.weight)
+        assert (
+            ours.weight.dtype == dtype
+            and torch.equal(ours.weight, eager.weight)
+            and structured(kind, ours.weight)
+        )
     meta = ours.to("meta")
     assert meta.weight.device.type == "meta" and meta.weight.shape == (4, 4)
     empty = meta.to_empty(device="cpu")
@@ -169,7 +179,7 @@ def test_apply_initialisation(kind):
     assert same_state(ours, eager) and torch.equal(ours.weight, eager.weight)
 
 
-# ---- transforms and compilers ----
+# ---- transforms and compilers ----------------------------------------------------------------------------
 
 
 @every_module

@@ -20,7 +20,10 @@ class Snapshot:
         self.layer, self.type = layer, type(layer)
         self.tensors = dict([*layer.named_parameters(), *layer.named_buffers()])
         self.values = {name: t.detach().clone() for name, t in self.tensors.items()}
-        self.about = {name: (t.data_ptr(), t.shape, t.stride(), t.dtype, t._version, t.requires_grad) for name, t in self.tensors.items()}
+        self.about = {
+            name: (t.data_ptr(), t.shape, t.stride(), t.dtype, t._version, t.requires_grad)
+            for name, t in self.tensors.items()
+        }
         self.attributes = set(vars(layer)) | set(layer._modules)
         self.repr = repr(layer)
 
@@ -30,7 +33,9 @@ class Snapshot:
         for name, t in now.items():
             assert t is self.tensors[name], f"{name} is another object"
             assert torch.equal(t, self.values[name]), f"{name} has other values"
-            assert (t.data_ptr(), t.shape, t.stride(), t.dtype, t._version, t.requires_grad) == self.about[name]
+            assert (t.data_ptr(), t.shape, t.stride(), t.dtype, t._version, t.requires_grad) == self.about[
+                name
+            ]
         assert type(self.layer) is self.type and repr(self.layer) == self.repr
         assert set(vars(self.layer)) | set(self.layer._modules) == self.attributes
 
@@ -66,7 +71,11 @@ WRONG_LAYERS = {
 def test_registration_on_a_wrong_shape(kind, shape, unsafe):
     layer = WRONG_LAYERS[shape]()
     module = kind.ours()
-    refused(layer, lambda: parametrize.register_parametrization(layer, "weight", module, unsafe=unsafe), shape_sentence(kind, shape))
+    refused(
+        layer,
+        lambda: parametrize.register_parametrization(layer, "weight", module, unsafe=unsafe),
+        shape_sentence(kind, shape),
+    )
     assert not hasattr(layer, "parametrizations") and not parametrize.is_parametrized(layer)
     if layer.weight.numel():  # and it still works
         layer.weight.sum().backward()
@@ -115,7 +124,12 @@ def test_registration_after_another(kind):
 def test_assignment_of_a_wrong_shape(kind, shape):
     layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", kind.ours())
     written = str(tuple(shape))
-    for value in (torch.randn(shape), torch.randn(shape, requires_grad=True), torch.randn(shape, device="meta"), torch.ones(shape).long()):
+    for value in (
+        torch.randn(shape),
+        torch.randn(shape, requires_grad=True),
+        torch.randn(shape, device="meta"),
+        torch.ones(shape).long(),
+    ):
         refused(layer, lambda: setattr(layer, "weight", value), shape_sentence(kind, written))  # noqa: B023
     weight = layer.weight.detach().clone()
     layer.weight = weight
@@ -135,7 +149,9 @@ def test_assignment_of_a_wrong_dtype(kind):
 
 
 @every_module
-@pytest.mark.parametrize("value", ["text", None, 1.0, [[1.0]], numpy.eye(4, dtype=numpy.float32)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "value", ["text", None, 1.0, [[1.0]], numpy.eye(4, dtype=numpy.float32)], ids=lambda v: type(v).__name__
+)
 def test_assignment_of_what_is_no_tensor(kind, value):
     layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", kind.ours())
     sentence = f"{kind.word}: expected X to be a torch.Tensor, got {type(value).__name__}"

@@ -1,4 +1,6 @@
-"""Every module in the life of a model: training, copies, sharing, removal, dtypes, transforms and compilers."""
+"""Every module in the life of a model: training, copies, sharing, removal, dtypes, transforms and
+compilers.
+"""
 
 import copy
 import warnings
@@ -39,11 +41,15 @@ def test_a_copy_is_apart(form):
     weight = layer.weight
     twin = copy.deepcopy(layer)
     assert torch.equal(twin.weight, weight)
-    for p, q in zip([*layer.parameters(), *layer.buffers()], [*twin.parameters(), *twin.buffers()], strict=True):
+    for p, q in zip(
+        [*layer.parameters(), *layer.buffers()], [*twin.parameters(), *twin.buffers()], strict=True
+    ):
         assert p.data_ptr() != q.data_ptr()
     assert all(t.grad_fn is None for t in layer.state_dict(keep_vars=True).values()), "no history is kept"
     weight.sum().backward()
-    with pytest.raises(RuntimeError, match="Serialization of parametrized modules is only supported through state_dict"):
+    with pytest.raises(
+        RuntimeError, match="Serialization of parametrized modules is only supported through state_dict"
+    ):
         torch.save(layer, "nowhere")
 
 
@@ -85,8 +91,12 @@ def test_dtypes(form):
         if "MatrixExponential" in form.name and weight.dtype in (torch.bfloat16, torch.float16):
             continue
         assert weight.dtype == layer.bias.dtype
-        assert form.holds(weight.float() if weight.dtype == torch.float64 else weight), "as the buffers were in float32"
-        torch.testing.assert_close(weight.float(), before, rtol=0, atol=20 * torch.finfo(weight.dtype).eps + 1e-6)
+        assert form.holds(weight.float() if weight.dtype == torch.float64 else weight), (
+            "as the buffers were in float32"
+        )
+        torch.testing.assert_close(
+            weight.float(), before, rtol=0, atol=20 * torch.finfo(weight.dtype).eps + 1e-6
+        )
 
 
 @every_form
@@ -174,7 +184,9 @@ def test_a_graph_outlives_an_assignment(form):
     expected = gradients(layer, v)
     layer.zero_grad()
     raw = layer.parametrizations.weight.original.detach().clone()
-    functional = torch.func.functional_call(layer, {"parametrizations.weight.original": raw.requires_grad_()}, (v,))
+    functional = torch.func.functional_call(
+        layer, {"parametrizations.weight.original": raw.requires_grad_()}, (v,)
+    )
     layer.weight = form.image()
     functional.square().sum().backward()
     torch.testing.assert_close(raw.grad, expected[1] if expected[1].shape == raw.shape else expected[0])

@@ -1,4 +1,6 @@
-"""What every module keeps, through everything that knows a model by its state: its keys and shapes depend on the code alone."""
+"""What every module keeps, through everything that knows a model by its state: its keys and shapes depend on
+the code alone.
+"""
 
 import copy
 import io
@@ -28,7 +30,9 @@ def test_keys_and_shapes_depend_on_the_code_alone(form):
     assert list(fresh) == form.keys
     for _ in range(5):
         assert shapes(form.assigned()) == fresh
-    reflected = () if form.name.startswith("SkewCayley") and "plain" in form.name else (-torch.eye(*form.shape),)
+    reflected = (
+        () if form.name.startswith("SkewCayley") and "plain" in form.name else (-torch.eye(*form.shape),)
+    )
     for start in (torch.zeros(form.shape), torch.eye(*form.shape), torch.full(form.shape, 3.0), *reflected):
         layer = nn.Linear(form.shape[1], form.shape[0])
         layer.weight = nn.Parameter(start)
@@ -105,7 +109,10 @@ def test_a_part_of_a_checkpoint_changes_no_more_than_it_names(form):
 def test_a_load_that_fails_changes_no_buffer(form):
     layer = form.assigned()
     buffers = {key: t.clone() for key, t in layer.named_buffers()}
-    other = {key: torch.zeros([size + 1 for size in t.shape], dtype=t.dtype) for key, t in layer.state_dict().items()}
+    other = {
+        key: torch.zeros([size + 1 for size in t.shape], dtype=t.dtype)
+        for key, t in layer.state_dict().items()
+    }
     with pytest.raises(RuntimeError, match="size mismatch"):
         layer.load_state_dict(other)
     assert all(torch.equal(t, buffers[key]) for key, t in layer.named_buffers())
@@ -114,7 +121,9 @@ def test_a_load_that_fails_changes_no_buffer(form):
 
 @every_form
 def test_deferred_initialisation(form):
-    """The meta device, to_empty, then reset_parameters of every module that has it: signs are one, torch's buffers are torch's."""
+    """The meta device, to_empty, then reset_parameters of every module that has it: signs are one, torch's
+    buffers are torch's.
+    """
     with torch.device("meta"):
         layer = form.layer()
     layer.to_empty(device="cpu")
@@ -192,7 +201,9 @@ def test_assignment(form):
     for _ in range(3):
         W = form.image()
         layer.weight = W
-        assert (layer.weight - W).abs().max() <= form.tolerance and layer.parametrizations.weight.original is raw
+        assert (
+            layer.weight - W
+        ).abs().max() <= form.tolerance and layer.parametrizations.weight.original is raw
     with torch.no_grad():
         layer.weight = W
     assert (layer.weight - W).abs().max() <= form.tolerance
@@ -202,6 +213,8 @@ def test_the_table_has_every_module():
     import fastparam
 
     modules = [
-        name for name in fastparam.__all__ if isinstance(getattr(fastparam, name), type) and issubclass(getattr(fastparam, name), nn.Module)
+        name
+        for name in fastparam.__all__
+        if isinstance(getattr(fastparam, name), type) and issubclass(getattr(fastparam, name), nn.Module)
     ]
     assert all(any(form.name.split("-")[0] == name for form in FORMS) for name in modules)

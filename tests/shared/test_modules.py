@@ -1,4 +1,6 @@
-"""Symmetric and Skew on the layers of a model: torch.nn.utils.parametrize, and everything a model goes through."""
+"""Symmetric and Skew on the layers of a model: torch.nn.utils.parametrize, and everything a model goes
+through.
+"""
 
 import contextlib
 import copy
@@ -81,7 +83,9 @@ def test_second_order_through_a_layer(kind):
 @every_layer
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW], ids=["SGD", "AdamW"])
 def test_training(kind, layer, optimiser):
-    """The weight is exactly symmetric or skew after every step, and the steps are those of the eager module."""
+    """The weight is exactly symmetric or skew after every step, and the steps are those of the eager
+    module.
+    """
     ours, eager = made(kind, layer)
     v = data(layer)
     for model in (ours, eager):
@@ -221,7 +225,11 @@ def test_inspection(kind):
     ours, _ = made(kind)
     assert parametrize.is_parametrized(ours, "weight") and not parametrize.is_parametrized(ours, "bias")
     chain = ours.parametrizations["weight"]
-    assert isinstance(chain, parametrize.ParametrizationList) and len(chain) == 1 and type(chain[0]) is type(kind.ours())
+    assert (
+        isinstance(chain, parametrize.ParametrizationList)
+        and len(chain) == 1
+        and type(chain[0]) is type(kind.ours())
+    )
     assert parametrize.type_before_parametrizations(ours) is nn.Linear
     name = type(chain[0]).__name__
     assert repr(chain[0]) == (f"{name}(lower=True)" if chain[0].lower else f"{name}()")

@@ -17,9 +17,15 @@ cpu = settings(
 
 @st.composite
 def layouts(draw, dtypes):
-    """Tensors of shape (..., n, n) with any strides: sliced, permuted, expanded, negated views of fresh storage."""
+    """Tensors of shape (..., n, n) with any strides: sliced, permuted, expanded, negated views of fresh
+    storage.
+    """
     n = draw(st.integers(0, 40) | st.sampled_from([64, 65, 100, 129]))
-    batch = draw(st.lists(st.integers(0, 4), max_size=3)) if n < 64 else draw(st.lists(st.integers(1, 2), max_size=1))
+    batch = (
+        draw(st.lists(st.integers(0, 4), max_size=3))
+        if n < 64
+        else draw(st.lists(st.integers(1, 2), max_size=1))
+    )
     shape = [*batch, n, n]
     dims = len(shape)
     order = draw(st.permutations(range(dims)))  # of the dimensions in memory
@@ -27,11 +33,16 @@ def layouts(draw, dtypes):
     starts = [draw(st.integers(0, 3)) for _ in shape]
     ends = [draw(st.integers(0, 2)) for _ in shape]
     expanded = [draw(st.integers(0, 5)) == 0 for _ in shape]
-    stored = [1 if e else a + s * k + b for e, a, s, k, b in zip(expanded, starts, steps, shape, ends, strict=True)]
+    stored = [
+        1 if e else a + s * k + b for e, a, s, k, b in zip(expanded, starts, steps, shape, ends, strict=True)
+    ]
     dtype = draw(st.sampled_from(dtypes))
     torch.manual_seed(draw(st.integers(0, 2**16)))
     X = torch.randn([stored[d] for d in order], dtype=dtype).permute([order.index(d) for d in range(dims)])
-    index = tuple(slice(None) if e else slice(a, a + s * k, s) for e, a, s, k in zip(expanded, starts, steps, shape, strict=True))
+    index = tuple(
+        slice(None) if e else slice(a, a + s * k, s)
+        for e, a, s, k in zip(expanded, starts, steps, shape, strict=True)
+    )
     X = X[index].expand(shape)
     if draw(st.booleans()) and draw(st.booleans()):
         X = torch._neg_view(X)
@@ -88,10 +99,15 @@ def test_complex(X, case):
 def test_derivatives(X, V, case):
     torch.manual_seed(V)
     G = torch.randn_like(X)
-    ts = (X.clone().requires_grad_(), *(torch.randn_like(X, requires_grad=True) for _ in range(case.tensors - 1)))
+    ts = (
+        X.clone().requires_grad_(),
+        *(torch.randn_like(X, requires_grad=True) for _ in range(case.tensors - 1)),
+    )
     case.check_values(lambda f, *ts: torch.autograd.grad(f(*ts), ts, G), ts)
     plain = tuple(t.detach() for t in ts)
-    tangents = [torch.func.jvp(case.bind(f), plain, tuple(t.mT for t in plain))[1] for f in (case.op, case.reference)]
+    tangents = [
+        torch.func.jvp(case.bind(f), plain, tuple(t.mT for t in plain))[1] for f in (case.op, case.reference)
+    ]
     torch.testing.assert_close(*tangents)
 
 

@@ -1,4 +1,6 @@
-"""The rest of PyTorch: grad modes, autocast, saved tensors, checkpoint, in-place changes, hooks, threads, leaks, copies."""
+"""The rest of PyTorch: grad modes, autocast, saved tensors, checkpoint, in-place changes, hooks, threads,
+leaks, copies.
+"""
 
 import contextlib
 import gc
@@ -19,7 +21,7 @@ def gradients(f, ts):
     return torch.autograd.grad((f(*ts) ** 3).sum(), ts)
 
 
-# ---- grad modes ----
+# ---- grad modes ------------------------------------------------------------------------------------------
 
 
 @every
@@ -76,10 +78,12 @@ def test_autocast(case, kind, device):
         inside = jvp()
         low = f(*(t.to(kind) for t in ts))
     assert low.dtype == kind and inside.dtype == torch.float32
-    torch.testing.assert_close(inside, jvp(), **({"rtol": 0, "atol": 0} if case.linear else {"rtol": 5e-2, "atol": 5e-2}))
+    torch.testing.assert_close(
+        inside, jvp(), **({"rtol": 0, "atol": 0} if case.linear else {"rtol": 5e-2, "atol": 5e-2})
+    )
 
 
-# ---- what backward keeps ----
+# ---- what backward keeps ---------------------------------------------------------------------------------
 
 
 @every
@@ -103,7 +107,11 @@ def test_saved_tensors(case):
 def test_checkpoint(case, reentrant):
     ts = case.inputs()
     f = case.bind(case.entry)
-    again = torch.autograd.grad((checkpoint(lambda *t: f(*t) ** 3, *ts, use_reentrant=reentrant)).sum(), ts) if not reentrant else None
+    again = (
+        torch.autograd.grad((checkpoint(lambda *t: f(*t) ** 3, *ts, use_reentrant=reentrant)).sum(), ts)
+        if not reentrant
+        else None
+    )
     if reentrant:  # this kind wants .backward()
         checkpoint(lambda *t: f(*t) ** 3, *ts, use_reentrant=True).sum().backward()
         again = tuple(t.grad for t in ts)
@@ -169,7 +177,7 @@ def test_no_reference_cycle(case):
         gc.enable()
 
 
-# ---- hooks, names, threads ----
+# ---- hooks, names, threads -------------------------------------------------------------------------------
 
 
 @every_single
@@ -235,7 +243,7 @@ def test_forward_from_eight_threads(case):
         assert all(torch.equal(Y, expected) for Y in result)
 
 
-# ---- tensors of other kinds ----
+# ---- tensors of other kinds ------------------------------------------------------------------------------
 
 
 def unusual():

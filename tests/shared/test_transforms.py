@@ -27,7 +27,9 @@ TRANSFORMS = {
     "grad": lambda f, n, ts: func.grad(scalar(f), n)(*ts),
     "grad_and_value": lambda f, n, ts: func.grad_and_value(scalar(f), n)(*ts),
     "grad_grad": lambda f, n, ts: func.grad(lambda *t: total(func.grad(scalar(f), n)(*t)), n)(*ts),
-    "grad_grad_grad": lambda f, n, ts: func.grad(lambda *s: total(func.grad(lambda *t: total(func.grad(scalar(f), n)(*t)), n)(*s)), n)(*ts),
+    "grad_grad_grad": lambda f, n, ts: func.grad(
+        lambda *s: total(func.grad(lambda *t: total(func.grad(scalar(f), n)(*t)), n)(*s)), n
+    )(*ts),
     "vjp": lambda f, n, ts: func.vjp(cube(f), *ts)[1](ts[0]),
     "jvp": lambda f, n, ts: func.jvp(cube(f), ts, ts),
     "jvp_jvp": lambda f, n, ts: func.jvp(lambda *t: func.jvp(cube(f), t, ts)[1], ts, ts),
@@ -38,7 +40,9 @@ TRANSFORMS = {
     "jacrev_jacfwd": lambda f, n, ts: func.jacrev(func.jacfwd(scalar(f), n), n)(*ts),
     "jacrev_jacrev": lambda f, n, ts: func.jacrev(func.jacrev(scalar(f), n), n)(*ts),
     "jacfwd_jacfwd": lambda f, n, ts: func.jacfwd(func.jacfwd(scalar(f), n), n)(*ts),
-    "grad_vmap": lambda f, n, ts: func.grad(lambda *t: torch.vmap(f)(*(x.expand(2, 3, 3) * 1 for x in t)).pow(3).sum(), n)(*ts),
+    "grad_vmap": lambda f, n, ts: func.grad(
+        lambda *t: torch.vmap(f)(*(x.expand(2, 3, 3) * 1 for x in t)).pow(3).sum(), n
+    )(*ts),
     "linearize": lambda f, n, ts: func.linearize(cube(f), *ts)[1](*ts),
     "functionalize": lambda f, n, ts: func.functionalize(cube(f))(*ts),
 }
@@ -65,7 +69,10 @@ def test_transform_of_the_public_function(case, name):
 def test_complex_transforms(case):
     ts = case.inputs(dtype=torch.complex128, grad=False)
     n = tuple(range(len(ts)))
-    run = lambda f: (func.grad(lambda *t: case.bind(f)(*t).abs().pow(2).sum(), n)(*ts), func.jvp(cube(case.bind(f)), ts, ts))
+    run = lambda f: (
+        func.grad(lambda *t: case.bind(f)(*t).abs().pow(2).sum(), n)(*ts),
+        func.jvp(cube(case.bind(f)), ts, ts),
+    )
     torch.testing.assert_close(run(case.op), run(case.reference))
 
 
@@ -88,7 +95,9 @@ def test_vmap_over_batches(case):
     run = lambda f, dim: torch.vmap(case.bind(f), in_dims=dim)(*(t.movedim(2, dim) for t in ts))
     for dim in range(5):
         case.check(run(case.op, dim), run(case.reference, dim))
-    nested = lambda f: torch.vmap(torch.vmap(case.bind(f), in_dims=-1), in_dims=1)(*(t.movedim(0, -1) for t in ts))
+    nested = lambda f: torch.vmap(torch.vmap(case.bind(f), in_dims=-1), in_dims=1)(
+        *(t.movedim(0, -1) for t in ts)
+    )
     case.check(nested(case.op), nested(case.reference))
     empty = tuple(t[:0] for t in ts)
     case.check(torch.vmap(case.bind(case.op))(*empty), torch.vmap(case.bind(case.reference))(*empty))
@@ -128,7 +137,9 @@ def test_vmap_and_autograd(case):
 def test_vmap_refuses_what_is_no_matrix(case):
     """Inside vmap each X is a vector: it is no matrix, though the batch of them is square."""
     X = tuple(torch.randn(3, 3) for _ in range(case.tensors))
-    with pytest.raises(ValueError, match=rf"^{case.word}: expected {case.argument} of shape \(\.\.\., n, n\), got \("):
+    with pytest.raises(
+        ValueError, match=rf"^{case.word}: expected {case.argument} of shape \(\.\.\., n, n\), got \("
+    ):
         torch.vmap(case.bind(case.op))(*X)
 
 
@@ -154,7 +165,9 @@ def test_ensemble():
     params, buffers = func.stack_module_state(nets)
     base, v = copy.deepcopy(nets[0]).to("meta"), torch.randn(4, dtype=F64)
     call = lambda p, b, v: func.functional_call(base, (p, b), (v,))
-    torch.testing.assert_close(torch.vmap(call, in_dims=(0, 0, None))(params, buffers, v), torch.stack([net(v) for net in nets]))
+    torch.testing.assert_close(
+        torch.vmap(call, in_dims=(0, 0, None))(params, buffers, v), torch.stack([net(v) for net in nets])
+    )
     loss = lambda p, b, v: call(p, b, v).pow(2).sum()
     gradients = torch.vmap(func.grad(loss), in_dims=(0, 0, None))(params, buffers, v)
     for i, net in enumerate(nets):

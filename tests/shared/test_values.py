@@ -1,10 +1,14 @@
-"""The values of every op are those of its reference, whatever the dtype, the order, the batch and the strides."""
+"""The values of every op are those of its reference, whatever the dtype, the order, the batch and the
+strides.
+"""
 
 import pytest
 import torch
 from table import BATCHES, CASES, COMPLEX, NOT_MAPS, REAL, bits, every, every_public, orders
 
-every_dtype = pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_dtype = pytest.mark.parametrize(
+    "dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 
 # name -> a view of shape (2, n, n) made from fresh storage by `new(*shape)`
 VIEWS = {
@@ -29,7 +33,9 @@ BATCH_VIEWS = {
     "one batch expanded": lambda new, n: new(2, 1, n, n).expand(2, 3, n, n),
     "other batch expanded": lambda new, n: new(1, 3, n, n).expand(2, 3, n, n),
     "batches apart": lambda new, n: new(2, 4, n, n)[:, :3],
-    "batch of one, odd strides": lambda new, n: new(40 + 4 * n * n)[3:].as_strided((1, 3, n, n), (7, n * n + 1, n, 1)),
+    "batch of one, odd strides": lambda new, n: new(40 + 4 * n * n)[3:].as_strided(
+        (1, 3, n, n), (7, n * n + 1, n, 1)
+    ),
 }
 
 
@@ -87,7 +93,9 @@ def test_negated_and_conjugated_views(case, device):
             lazy = [
                 tuple(x.conj() for x in case.inputs(2, n=n, dtype=dtype, device=device, grad=False)),
                 tuple(x.mH for x in case.inputs(2, n=n, dtype=dtype, device=device, grad=False)),
-                tuple(torch._neg_view(x) for x in case.inputs(2, n=n, dtype=dtype, device=device, grad=False)),
+                tuple(
+                    torch._neg_view(x) for x in case.inputs(2, n=n, dtype=dtype, device=device, grad=False)
+                ),
                 tuple(imaginary(maker(dtype, device), n) for _ in range(case.tensors)),
             ]
             assert lazy[0][0].is_conj() and lazy[3][0].is_neg()
@@ -119,14 +127,18 @@ def test_same_input_same_bits(case, device):
 
 @every
 @every_dtype
-@pytest.mark.parametrize("shape", [(0, 3, 3), (0, 0), (2, 0, 0), (0, 0, 0), (2, 0, 3, 3), (0, 100, 100)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 3), (0, 0), (2, 0, 0), (0, 0, 0), (2, 0, 3, 3), (0, 100, 100)], ids=str
+)
 def test_empty(case, dtype, shape, device):
     if shape[-1] < case.smallest:
         pytest.skip("no result has this order")
     X = tuple(torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(case.tensors))
     Y = case.bind(case.op)(*X)
     assert Y.shape == shape and Y.dtype == dtype and Y.is_contiguous()
-    assert all(g.shape == shape for g in torch.autograd.grad(Y.sum(), X, torch.ones((), dtype=dtype, device=device)))
+    assert all(
+        g.shape == shape for g in torch.autograd.grad(Y.sum(), X, torch.ones((), dtype=dtype, device=device))
+    )
 
 
 @every

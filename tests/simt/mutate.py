@@ -1,9 +1,11 @@
 """Breaks the device headers one token at a time and names the changes that no test notices.
 
-python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time, default: a core each)
+python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time,
+default: a core each)
 
-Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass runs again under the
-address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the tests: README.md lists the known ones.
+Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass
+runs again under the address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the
+tests: README.md lists the known ones.
 """
 
 from __future__ import annotations
@@ -44,14 +46,20 @@ def mutants(text: str) -> Iterator[tuple[int, str, str]]:
             continue
 
         def changed(match: re.Match[str], new: str, number: int = number, line: str = line) -> str:
-            return "\n".join([*lines[:number], line[: match.start()] + new + line[match.end() :], *lines[number + 1 :]])
+            return "\n".join(
+                [*lines[:number], line[: match.start()] + new + line[match.end() :], *lines[number + 1 :]]
+            )
 
         for m in BARRIER.finditer(code):
             yield number + 1, "barrier deleted", changed(m, ";")
         for m in COMPARISON.finditer(code):
             for table in (SHIFTED, FLIPPED):
                 if m.group() in table:
-                    yield number + 1, f"{m.group()} -> {table[m.group()]} at {m.start() + 1}", changed(m, table[m.group()])
+                    yield (
+                        number + 1,
+                        f"{m.group()} -> {table[m.group()]} at {m.start() + 1}",
+                        changed(m, table[m.group()]),
+                    )
         for m in JOINED.finditer(code):
             other = "||" if m.group() == "&&" else "&&"
             yield number + 1, f"{m.group()} -> {other} at {m.start() + 1}", changed(m, other)
@@ -67,20 +75,29 @@ def passes(tree: Path, test: str, flags: list[str]) -> str:
     if subprocess.run([*COMPILE, *flags, source, "-o", program], capture_output=True, check=False).returncode:
         return "does not compile"
     try:
-        run = subprocess.run([program, "quick"], capture_output=True, check=False, timeout=60, env={**os.environ, "STOP_EARLY": "1"})
+        run = subprocess.run(
+            [program, "quick"],
+            capture_output=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "STOP_EARLY": "1"},
+        )
     except subprocess.TimeoutExpired:
         return "hangs"
     return "caught" if run.returncode else ""
 
 
 def verdict(header: str, test: str, text: str) -> str:
-    # The whole tree is copied: a quoted include looks beside its own file first, and would find the unchanged header there.
+    # The whole tree is copied: a quoted include looks beside its own file first, and would find the unchanged
+    # header there.
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         shutil.copytree(HERE, tree / "tests" / "simt")
         shutil.copytree(HEADERS, tree / "csrc" / "cuda")
         (tree / "csrc" / "cuda" / header).write_text(text)
-        return passes(tree, test, []) or ("caught by a sanitizer" if passes(tree, test, STRICTER) else "SURVIVES")
+        return passes(tree, test, []) or (
+            "caught by a sanitizer" if passes(tree, test, STRICTER) else "SURVIVES"
+        )
 
 
 def test_of(header: str) -> str:
@@ -104,7 +121,9 @@ def score(header: str, limit: int) -> None:
     for (number, what, _), result in zip(every, results, strict=True):
         if result == "SURVIVES":
             print(f"{header}:{number}: {what}: {text.splitlines()[number - 1].strip()}")
-    print(f"{header}: {len(every)} changes, {dict(Counter(results))}, {time.time() - began:.0f} s", flush=True)
+    print(
+        f"{header}: {len(every)} changes, {dict(Counter(results))}, {time.time() - began:.0f} s", flush=True
+    )
 
 
 def main() -> None:

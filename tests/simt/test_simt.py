@@ -1,4 +1,6 @@
-"""The device code of csrc/cuda, compiled by g++ against tests/simt/simt.h and run on the CPU (tests/simt/README.md)."""
+"""The device code of csrc/cuda, compiled by g++ against tests/simt/simt.h and run on the CPU
+(tests/simt/README.md).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ def test_device_code(program: Path, build: str, tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no g++ found: the device code is not tested")
     binary = tmp_path / program.stem
-    compiled = subprocess.run([compiler, "-std=c++20", *BUILDS[build], program, "-o", binary], capture_output=True, text=True, check=False)
+    compiled = subprocess.run(
+        [compiler, "-std=c++20", *BUILDS[build], program, "-o", binary],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if build == "sanitized" and "cannot find -l" in compiled.stderr:
         pytest.skip("this g++ has no sanitizer libraries")
     assert compiled.returncode == 0, compiled.stderr

@@ -1,4 +1,6 @@
-"""Every path of the CPU kernels of symmetric, skew and their adjoints: which one is taken depends on order, batch, layout and size."""
+"""Every path of the CPU kernels of symmetric, skew and their adjoints: which one is taken depends on order,
+batch, layout and size.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ def check(word, lower, X):
 @every_word
 @every_dtype
 def test_batches_of_tiny_matrices(word, lower, dtype):
-    """Orders to 8, in batches of every size around those that vectors divide; numbers of every kind, so that none leaks into another."""
+    """Orders to 8, in batches of every size around those that vectors divide; numbers of every kind, so that
+    none leaks into another.
+    """
     for n in range(1, 10):
         for batch in (*range(1, 36), 63, 64, 65, 127, 128, 129, 1001):
             check(word, lower, any_bits(batch, n, n, dtype=dtype))
@@ -63,7 +67,9 @@ def test_rows_whole_pages_apart(word, lower, dtype):
 @every_word
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_large_outputs(word, lower, dtype):
-    """Outputs that are larger than the caches are written past them: one matrix, a batch, a batch of tiny ones."""
+    """Outputs that are larger than the caches are written past them: one matrix, a batch, a batch of tiny
+    ones.
+    """
     elements = (13 << 20) // torch.empty((), dtype=dtype).element_size()
     for n in (5, 8, 64, 201, 256):
         check(word, lower, torch.randn(elements // n**2 + 1, n, n, dtype=dtype))
@@ -77,7 +83,14 @@ def test_threads_share_a_batch_anywhere(word):
     """Chunks begin and end inside a matrix, and inside a batch."""
     threads = torch.get_num_threads()
     try:
-        for shape in [(3, 300, 300), (7, 201, 201), (1, 700, 700), (257, 40, 40), (9001, 4, 4), (20011, 3, 3)]:
+        for shape in [
+            (3, 300, 300),
+            (7, 201, 201),
+            (1, 700, 700),
+            (257, 40, 40),
+            (9001, 4, 4),
+            (20011, 3, 3),
+        ]:
             for lower in (False, True):
                 X = torch.randn(shape)
                 results = []

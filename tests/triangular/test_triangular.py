@@ -1,4 +1,6 @@
-"""What is particular to symmetric, skew and their adjoints: exact structure, unread triangles, where NaN and inf go."""
+"""What is particular to symmetric, skew and their adjoints: exact structure, unread triangles, where NaN and
+inf go.
+"""
 
 import pytest
 import torch
@@ -7,17 +9,23 @@ from table import COMPLEX, REAL, SIZES, bits, ops
 from fastparam import _reference as reference
 
 both = pytest.mark.parametrize("lower", [False, True], ids=["upper", "lower"])
-every_dtype = pytest.mark.parametrize("dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_dtype = pytest.mark.parametrize(
+    "dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch.")
+)
 real_dtype = pytest.mark.parametrize("dtype", REAL, ids=lambda dtype: str(dtype).removeprefix("torch."))
 every_word = pytest.mark.parametrize("word", ["symmetric", "symmetric_adjoint", "skew", "skew_adjoint"])
 SIGN = {2: -(2**15), 4: -(2**31), 8: -(2**63)}  # the sign bit, as a signed integer of so many bytes
 
 
 def any_bits(*shape, dtype, device="cpu"):
-    """Numbers of every kind: each bit is drawn, so NaN, inf, subnormal numbers and signed zeros are all there."""
+    """Numbers of every kind: each bit is drawn, so NaN, inf, subnormal numbers and signed zeros are all
+    there.
+    """
     size = torch.empty((), dtype=dtype).element_size()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
-    X = torch.randint(torch.iinfo(integers).min, torch.iinfo(integers).max, shape, dtype=integers, device=device)
+    X = torch.randint(
+        torch.iinfo(integers).min, torch.iinfo(integers).max, shape, dtype=integers, device=device
+    )
     X[torch.rand(shape, device=device) < 0.1] = 0
     X[torch.rand(shape, device=device) < 0.1] = SIGN[size]
     return X.view(dtype)
@@ -34,7 +42,11 @@ def test_symmetric_is_exactly_symmetric(lower, dtype, device):
         X = torch.randn(2, n, n, dtype=dtype, device=device)
         S = ops.symmetric(X, lower)
         assert torch.equal(bits(S), bits(S.mT))
-        keep = torch.ones(n, n, dtype=bool, device=device).tril() if lower else torch.ones(n, n, dtype=bool, device=device).triu()
+        keep = (
+            torch.ones(n, n, dtype=bool, device=device).tril()
+            if lower
+            else torch.ones(n, n, dtype=bool, device=device).triu()
+        )
         assert torch.equal(S[:, keep], X[:, keep])
 
 
@@ -42,10 +54,15 @@ def test_symmetric_is_exactly_symmetric(lower, dtype, device):
 @real_dtype
 def test_skew_is_skew_bit_for_bit(lower, dtype, device):
     for n in SIZES:
-        for X in (torch.randn(2, n, n, dtype=dtype, device=device), any_bits(2, n, n, dtype=dtype, device=device)):
+        for X in (
+            torch.randn(2, n, n, dtype=dtype, device=device),
+            any_bits(2, n, n, dtype=dtype, device=device),
+        ):
             K = bits(ops.skew(X, lower))
             off = ~torch.eye(n, dtype=bool, device=device)
-            assert torch.equal(K[:, off], (K ^ SIGN[X.element_size()]).mT[:, off])  # signed zeros and NaN payloads too
+            assert torch.equal(
+                K[:, off], (K ^ SIGN[X.element_size()]).mT[:, off]
+            )  # signed zeros and NaN payloads too
             assert (K.diagonal(dim1=-2, dim2=-1) == 0).all()  # +0, whatever is on the diagonal of X
 
 
@@ -103,7 +120,9 @@ def test_half_sums_round_to_nearest_even(word, lower, dtype, device):
 def test_adjoint_fills_one_triangle(word, lower, dtype, device):
     for n in SIZES:
         D = getattr(ops, word)(torch.randn(2, n, n, dtype=dtype, device=device), lower)
-        other = ~mask(n, lower, device) | (torch.eye(n, dtype=bool, device=device) if word == "skew_adjoint" else False)
+        other = ~mask(n, lower, device) | (
+            torch.eye(n, dtype=bool, device=device) if word == "skew_adjoint" else False
+        )
         assert (bits(D[:, other]) == 0).all()
 
 
@@ -112,7 +131,9 @@ def test_adjoint_fills_one_triangle(word, lower, dtype, device):
 @every_dtype
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=["nan", "inf", "-inf"])
 def test_non_finite_entries_stay_where_they_belong(word, lower, dtype, value, device):
-    """One entry a matrix, at every position: the result differs from the clean one where the eager result does, and nowhere else."""
+    """One entry a matrix, at every position: the result differs from the clean one where the eager result
+    does, and nowhere else.
+    """
     op, eager = getattr(ops, word), getattr(reference, word)
     for n in (1, 2, 8, 9, 17):
         X = torch.randn(n, n, dtype=dtype, device=device).expand(n * n + 1, n, n).contiguous()
@@ -132,7 +153,9 @@ def test_unread_triangle_may_hold_anything(word, lower, dtype, device):
             read &= ~torch.eye(n, dtype=bool, device=device)
         clean = getattr(ops, word)(X, lower)
         for junk in (float("nan"), float("inf"), torch.finfo(dtype).max):
-            Y = getattr(ops, word)(torch.where(read, X, torch.tensor(junk, dtype=dtype, device=device)), lower)
+            Y = getattr(ops, word)(
+                torch.where(read, X, torch.tensor(junk, dtype=dtype, device=device)), lower
+            )
             assert torch.isfinite(Y).all() and torch.equal(Y, clean)
 
 
