@@ -19,7 +19,8 @@ Plan plan_of(int64_t n) {
 
 template <class T>
 int64_t forward_scratch(int64_t n) {
-  return std::max(n <= kLargestLanes ? (n * (n | 1) + n) * 64 : 0, forward_scratch_bytes<T>(n));
+  const int64_t lanes = (n * (n | 1) + factors_of<T>(n)) * 64;
+  return std::max(n <= kLargestLanes ? lanes : 0, forward_scratch_bytes<T>(n));
 }
 
 // Step by step of guard.h.
@@ -97,7 +98,8 @@ void solve_batch(const CayleyCall<T>& call) {
 
 template <class T>
 int64_t backward_scratch(int64_t n) {
-  const int64_t lanes = (3 * n * (n | 1) + n) * 64, strips = n < kParallelOrder ? 2 * n * kStrip : 0;
+  const int64_t lanes = (3 * n * (n | 1) + 2 * factors_of<T>(n)) * 64,
+                strips = n < kParallelOrder ? 2 * n * kStrip : 0;
   return std::max<int64_t>(n <= kLargestLanes ? lanes : 0, (n * largest_stride(n) + strips) * sizeof(T));
 }
 

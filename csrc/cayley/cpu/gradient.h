@@ -20,15 +20,15 @@ struct LanesBackward {
     using V = typename Lane::V;
     const Lane lanes(call->n);
     const int n = lanes.n, stride = lanes.stride, size = n * n, entries = static_cast<int>(call->entries());
-    V *P = static_cast<V*>(scratch), *U = P + n * stride, *TT = U + n * stride, *F = TT + n * stride;
-    const T scale = static_cast<T>(-call->alpha / 2);
+    V *const P = static_cast<V*>(scratch), *const U = P + n * stride, *const TT = U + n * stride;
+    V *const scale = TT + n * stride, *const F = call->signs ? scale + n + Lane::L : nullptr;
+    lanes.fill_factors(static_cast<T>(-call->alpha / 2), nullptr, Lane::L, scale);
     const int32_t* const taken = call->layout == Layout::packed ? lanes.packed_place : lanes.place;
     for (int64_t m = begin; m < end; m += Lane::L) {
       const int live = static_cast<int>(std::min<int64_t>(Lane::L, end - m));
-      lanes.gather(call->Q + m * size, size, live, lanes.place, P);
-      lanes.gather(call->G + m * size, size, live, lanes.place, U);
-      if (call->signs && lanes.read_flips(call->signs_of(m), live, F))
-        lanes.flip_columns(P, F), lanes.flip_columns(U, F);
+      if (F) lanes.fill_factors(T(1), call->signs_of(m), live, F);
+      lanes.gather(call->Q + m * size, size, live, lanes.place, P, F);
+      lanes.gather(call->G + m * size, size, live, lanes.place, U, F);
       for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);
       Prefetch next(call->Q + (m + live) * size, call->G + (m + live) * size, call->out + m * entries,
                     live * size * sizeof(T), 2 * ((n + Lane::kColumns - 1) / Lane::kColumns));

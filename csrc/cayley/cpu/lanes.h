@@ -10,23 +10,25 @@ namespace fastparam::cpu {
 
 constexpr int kLargestLanes = 32;  // orders up to this can be served
 
+// Factors of the columns of order n, repeated to the width of the widest vector.
+template <class T>
+constexpr int64_t factors_of(int64_t n) {
+  return n + 64 / static_cast<int64_t>(sizeof(T));
+}
+
 template <class T, int Bytes>
 struct Lanes {
   static constexpr int L = Bytes / sizeof(T);
-  static constexpr int kPivots = 4,
-                       kColumns =
-                           Bytes == 64
-                               ? 4
-                               : 2;  // a step eliminates 4 pivots in 4 (2) columns at once: 4 x 4 registers
+  // A step eliminates 4 pivots in 4 (2) columns at once: 4 x 4 registers.
+  static constexpr int kPivots = 4, kColumns = Bytes == 64 ? 4 : 2;
   using V = Vec<T, L>;
   using Mask = MaskOf<T, L>;
 
   const int n;
-  const int stride =
-      n > 8 ? n | 1 : n;  // odd: a stride of whole kilobytes would use few sets of the first cache
-  int32_t place[kLargestLanes * kLargestLanes],
-      packed_place[kLargestLanes * kLargestLanes / 2];  // of the entries, in memory's order
-  int32_t column_place[kLargestLanes];                  // of what columns have one of
+  const int stride = n > 8 ? n | 1 : n;  // odd: one of whole kilobytes would use few sets of the first cache
+  // Of the entries, in memory's order; of what columns have one of.
+  int32_t place[kLargestLanes * kLargestLanes], packed_place[kLargestLanes * kLargestLanes / 2];
+  int32_t column_place[kLargestLanes];
 
   FASTPARAM_INLINE explicit Lanes(int64_t n) : n(static_cast<int>(n)) {
     int e = 0, packed = 0;
@@ -41,8 +43,10 @@ struct Lanes {
 
   // ---- in and out: tiles of L entries of L matrices, transposed. The last tile overlaps the one before.
 
-  // x: `live` matrices of `size` entries, one after the other. What they lack to L repeats the last.
-  FASTPARAM_INLINE void gather(const T* x, int size, int live, const int32_t* place, V* S) const {
+  // x: `live` matrices of `size` entries, one after the other. What they lack to L repeats the last. F: of
+  // whole matrices, factors of the columns, or null.
+  FASTPARAM_INLINE void gather(const T* x, int size, int live, const int32_t* place, V* S,
+                               const V* F = nullptr) const {
     T few[L * L + L];
     if (size < L) {  // vectors reach over the end of a matrix
       std::memcpy(few, x, live * size * sizeof(T));
@@ -60,7 +64,11 @@ struct Lanes {
         for (int l = 0; l < L; ++l) t[l] = load<V>(p + std::min(l, live - 1) * size);
       }
       transpose<T, L>(t);
-      if (first + L <= size) {
+      if (F) {
+        const V* const factors = F + first % n;
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) S[place[first + l]] = t[l] * factors[l];
+      } else if (first + L <= size) {
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) S[place[first + l]] = t[l];
       } else {
@@ -71,14 +79,17 @@ struct Lanes {
     }
   }
 
-  FASTPARAM_INLINE void scatter(const V* S, T scale, int size, int live, const int32_t* place, T* y) const {
+  // F: of whole matrices, factors of the columns; otherwise all are the first.
+  FASTPARAM_INLINE void scatter(const V* S, const V* F, int size, int live, const int32_t* place,
+                                T* y) const {
     T few[L * L + L];
     T* const to = size < L ? few : y;
     for (int e = 0; e < size; e += L) {
       const int first = std::max(0, std::min(e, size - L));
+      const V* const factors = F + first % n;
       V t[L];
 #pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) t[l] = S[place[std::min(first + l, size - 1)]] * scale;
+      for (int l = 0; l < L; ++l) t[l] = S[place[std::min(first + l, size - 1)]] * factors[l];
       transpose<T, L>(t);
       T* p = to + first;
 #pragma GCC unroll 16
@@ -231,27 +242,19 @@ struct Lanes {
     return ok;
   }
 
-  // Reads the signs of `live` matrices; whether one is negative. F: what to xor the columns with.
-  FASTPARAM_INLINE bool read_flips(const T* signs, int live, V* F) const {
-    gather(signs, n, live, column_place, F);
-    Mask negative{};
-    for (int j = 0; j < n; ++j) {
-      const Mask flips = flips_of<T, L>(F[j]);
-      negative |= flips;
-      F[j] = bit_cast<V>(flips);
-    }
-    return any(negative);
-  }
-  FASTPARAM_INLINE void flip_columns(V* S, const V* F) const {
-    for (int i = 0; i < n; ++i)
-      for (int j = 0; j < n; ++j) S[i * stride + j] = flipped(S[i * stride + j], bit_cast<Mask>(F[j]));
+  // As many factors as any tile of entries takes: +-scale by the signs of `live` matrices.
+  FASTPARAM_INLINE void fill_factors(T scale, const T* signs, int live, V* F) const {
+    if (signs) gather(signs, n, live, column_place, F);
+    for (int j = 0; j < n; ++j) F[j] = signs ? flipped(V{} + scale, flips_of<T, L>(F[j])) : V{} + scale;
+    for (int j = n; j < n + L; ++j) F[j] = F[j - n];
   }
 
-  // scratch: S, and n vectors.
+  // scratch: S, and n + L vectors.
   FASTPARAM_INLINE void forward(const CayleyCall<T>& call, int64_t begin, int64_t end, V* S) {
     const int size = static_cast<int>(call.entries());
     const int32_t* const taken = call.layout == Layout::packed ? packed_place : place;
     V* const F = S + n * stride;
+    if (!call.signs) fill_factors(T(2), nullptr, L, F);
     for (int64_t m = begin; m < end; m += L) {
       const int live = static_cast<int>(std::min<int64_t>(L, end - m));
       gather(call.in + m * size, size, live, taken, S);
@@ -269,8 +272,8 @@ struct Lanes {
       for (int i = 0; i < n; ++i) S[i * stride + i] += T(0.5);
       ok &= columns_near(S, T(0.25), column_tolerance<T>(n) / 4);
       for (int l = 0; l < live; ++l) call.failed[m + l] = ok[l] == 0;
-      if (call.signs && read_flips(call.signs_of(m), live, F)) flip_columns(S, F);
-      scatter(S, T(2), n * n, live, place, call.out + m * n * n);
+      if (call.signs) fill_factors(T(2), call.signs_of(m), live, F);
+      scatter(S, F, n * n, live, place, call.out + m * n * n);
     }
   }
 

@@ -10,7 +10,7 @@ namespace fastparam::cpu {
 
 enum class Path { tiny, lanes, rows, blocks };
 
-constexpr int64_t kLargestTiny = 4;   // orders up to this have the closed form
+constexpr int64_t kLargestTiny = 4;   // orders from 2 up to this have the closed form
 constexpr int64_t kLeaf = 64;         // largest order inverted by rows: its rows fill 4 vectors of 16
 constexpr int64_t kLarge = 768;       // from this order on kLargeBlock pivots are eliminated at once,
 constexpr int64_t kLargeBlock = 256;  // in blocks inverted by blocks of kLeaf
@@ -35,7 +35,7 @@ inline int64_t largest_by_lanes(int64_t lanes) {
 }
 
 inline Plan plan(int64_t n, int64_t element_bytes, int64_t vector_bytes) {
-  if (n <= kLargestTiny) return {Path::tiny, n};
+  if (n > 1 && n <= kLargestTiny) return {Path::tiny, n};
   if (n <= largest_by_lanes(vector_bytes / element_bytes)) return {Path::lanes, n};
   return n <= kLeaf ? Plan{Path::rows, n} : Plan{Path::blocks, block_of(n)};
 }

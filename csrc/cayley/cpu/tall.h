@@ -29,8 +29,7 @@ struct TallCall {
 constexpr int64_t kTallRows = 256;   // rows of B that a task works on
 constexpr int64_t kGramRows = 1024;  // rows of B whose products are summed in one piece
 
-// ---- rows of the tall matrix, as they lie in memory
-// -----------------------------------------------------------
+// ---- rows of the tall matrix, as they lie in memory -------------------------------------------------------
 
 template <class In, int W>
 FASTPARAM_INLINE Vec<In, W> load_some(const In* p, int64_t count) {
@@ -111,8 +110,7 @@ FASTPARAM_INLINE void set_skew(const TallCall<In>& call, int64_t m, const Square
   for (int64_t r = 0; r < S.width; r += W) tiles.tile_row(r);
 }
 
-// ---- C
-// --------------------------------------------------------------------------------------------------------
+// ---- C ----------------------------------------------------------------------------------------------------
 
 // The work space of one matrix: S, of order k; B, and O beside it, of n - k rows; a product of order k per
 // kGramRows rows; sums of columns, one row per task.
@@ -225,8 +223,7 @@ T add_gram(const Tall<T, In>& t) {
   return largest;
 }
 
-// ---- Q
-// --------------------------------------------------------------------------------------------------------
+// ---- Q ----------------------------------------------------------------------------------------------------
 
 // Of the vector that Q^T Q is tried on: entry j, 1 or -1.
 inline double trial(int64_t j) {

@@ -1,10 +1,10 @@
-// Matrices of order 2 to 4: as many side by side as a vector has lanes, in registers, and the map in closed
-// form.
+// Matrices of order 2 to 4, as many side by side as a vector has lanes, in registers: the map in closed form.
 //
 // Of a skew A of order 4, with s the sum of the squares of its entries above the diagonal, p its Pfaffian and
 // A* its dual (A*_12 = A_34, A*_13 = -A_24, A*_14 = A_23, ...),  A^3 = -s A + p A*  and so
 //   (I + A)^-1 = ((1 + s) I + A^2 - A - p A*) / (1 + s + p^2).
-// Smaller ones have p = 0. One division, and where the guard holds before there is nothing to look at after.
+// Smaller ones have p = 0. The denominator is 1 at least, so that a matrix within the guard needs no test of
+// its result.
 #pragma once
 
 #include "../guard.h"

@@ -3,9 +3,9 @@
 //   struct Body { template <int Bytes> static FASTPARAM_INLINE void run(...); };   // Bytes: the width of a
 //   vector register run_simd<Body>(...);
 //
-// The level is the lower of torch's own, which ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses, and the CPU's.
-// Everything a body calls must be FASTPARAM_INLINE: a function that is called out of line, a lambda included,
-// is compiled for the baseline.
+// The level is the lower of torch's own, which ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses, and the
+// CPU's. Everything a body calls must be FASTPARAM_INLINE: a function that is called out of line, a lambda
+// included, is compiled for the baseline.
 #pragma once
 
 #include <c10/macros/Export.h>
@@ -184,7 +184,7 @@ struct Parts {
 
 template <class T, int N, int Group>
 FASTPARAM_INLINE void zip_rows(Vec<T, N> (&row)[N]) {
-  constexpr int kWidth = 16 / sizeof(T);
+  constexpr int kWidth = std::min(static_cast<int>(16 / sizeof(T)), N);
   constexpr auto all = std::make_index_sequence<N>();
   Vec<T, N> next[N];
 #pragma GCC unroll 16
@@ -203,7 +203,7 @@ FASTPARAM_INLINE void zip_rows(Vec<T, N> (&row)[N]) {
 // shuffles are cheapest, then those squares are exchanged.
 template <class T, int N>
 FASTPARAM_INLINE void transpose(Vec<T, N> (&row)[N]) {
-  constexpr int kWidth = 16 / sizeof(T);
+  constexpr int kWidth = std::min(static_cast<int>(16 / sizeof(T)), N);
   constexpr auto all = std::make_index_sequence<N>();
   using V = Vec<T, N>;
   zip_rows<T, N, 1>(row);
