@@ -81,11 +81,15 @@ every_tall_family = pytest.mark.parametrize("family", TALL, ids=lambda family: f
 # ---- orthogonal ------------------------------------------------------------------------------------------
 
 
-def haar(*shape: int, dtype: torch.dtype = F64) -> Tensor:
-    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; unitary, if complex."""
+def haar(*shape: int, dtype: torch.dtype = F64, det: int | None = None) -> Tensor:
+    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; unitary, if complex; of
+    determinant ``det`` if one is asked for.
+    """
     n, k = shape[-2:]
     wide = torch.complex128 if dtype.is_complex else F64
     Q = torch.linalg.qr(torch.randn(*shape[:-2], max(n, k), min(n, k), dtype=wide)).Q
+    if det is not None:
+        Q[..., :1] *= (torch.linalg.det(Q) * det).sign()[..., None, None]
     return (Q if n >= k else Q.mT).to(dtype).contiguous()
 
 

@@ -10,6 +10,8 @@ from functools import partial
 
 import pytest
 import torch
+from families import haar
+from orthogonality import defect
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -17,24 +19,6 @@ import fastparam
 from fastparam.parametrizations import orthogonal
 
 SQUARE, TALL, WIDE = (4, 4), (5, 3), (3, 5)
-
-
-def haar(*shape: int, dtype: torch.dtype = torch.float64, det: int | None = None) -> Tensor:
-    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; of determinant ``det`` if one
-    is asked for.
-    """
-    n, k = shape[-2:]
-    Q = torch.linalg.qr(torch.randn(*shape[:-2], max(n, k), min(n, k), dtype=torch.float64)).Q
-    if det is not None:
-        Q[..., :1] *= (torch.linalg.det(Q) * det).sign()[..., None, None]
-    return (Q if n >= k else Q.mT).to(dtype).contiguous()
-
-
-def defect(Q: Tensor) -> float:
-    """max |Q^T Q - I| of the smaller side."""
-    Q = Q.detach().to(torch.complex128 if Q.is_complex() else torch.float64)
-    G = Q.mH @ Q if Q.shape[-2] >= Q.shape[-1] else Q @ Q.mH
-    return (G - torch.eye(G.shape[-1], dtype=G.dtype)).abs().max().item() if G.numel() else 0.0
 
 
 def is_orthogonal(W: Tensor) -> bool:

@@ -18,6 +18,7 @@ import digits
 import pytest
 import torch
 from torch import Tensor, nn
+from tutorial import EagerSkew, EagerSymmetric
 
 import fastparam
 from fastparam import _reference as reference
@@ -53,19 +54,15 @@ class Case:
     op: torch._ops.OpOverload
     reference: Callable[..., Tensor]
     tensors: int = 1  # the first arguments, all differentiable
-    others: tuple[
-        Any, ...
-    ] = ()  # the arguments after them; a function makes one from (shape, device), by calls that can be traced
+    # the arguments after them; a function makes one from (shape, device), by calls that can be traced
+    others: tuple[Any, ...] = ()
     public: Callable[..., Tensor] | None = None
     saved: int = 0  # tensors kept for backward
-    linear: bool = (
-        True  # no entry is rounded more often than in the reference: values are compared bit for bit
-    )
+    linear: bool = True  # no entry is rounded more often than in the reference: compared bit for bit
     square: bool = True  # wants square matrices, and says so with the sentence that all such ops share
     argument: str = "X"  # the tensor that this sentence names
-    before: Callable[[Tensor], Tensor] = lambda X: (
-        X
-    )  # from a square matrix to what the op takes, a view where it can be
+    # from a square matrix to what the op takes, a view where it can be
+    before: Callable[[Tensor], Tensor] = lambda X: X
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
     smallest: int = 0  # order of the matrices it can give
     composite: bool = False  # made of other ops, whose nodes and saved tensors are its own
@@ -240,9 +237,8 @@ def _cayley() -> list[Case]:
 
     packed = {"square": False, "static": True, "smallest": 1}
     return [
-        case(
-            "cayley-whole", "cayley", 0.03, None, argument="A"
-        ),  # so that the largest matrices of the tests are well conditioned
+        # alpha is small, so that the largest matrices of the tests are well conditioned
+        case("cayley-whole", "cayley", 0.03, None, argument="A"),
         *pair(
             "cayley-skew",
             "cayley",
@@ -338,31 +334,6 @@ every_public = pytest.mark.parametrize(
 
 
 # ---- modules: ours, and those of the tutorial that they replace ------------------------------------------
-
-
-class EagerTriangular(nn.Module):
-    def __init__(self, lower: bool = False) -> None:
-        super().__init__()
-        self.lower = lower
-
-
-class EagerSymmetric(EagerTriangular):
-    def forward(self, X: Tensor) -> Tensor:
-        return (
-            X.tril() + X.tril(-1).transpose(-1, -2) if self.lower else X.triu() + X.triu(1).transpose(-1, -2)
-        )
-
-    def right_inverse(self, A: Tensor) -> Tensor:
-        return A.tril() if self.lower else A.triu()
-
-
-class EagerSkew(EagerTriangular):
-    def forward(self, X: Tensor) -> Tensor:
-        A = X.tril(-1) if self.lower else X.triu(1)
-        return A - A.transpose(-1, -2)
-
-    def right_inverse(self, A: Tensor) -> Tensor:
-        return A.tril(-1) if self.lower else A.triu(1)
 
 
 @dataclass(frozen=True)

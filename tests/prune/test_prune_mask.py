@@ -14,6 +14,7 @@ from torch.ao.pruning import WeightNormSparsifier
 from torch.ao.pruning.sparsifier.nearly_diagonal_sparsifier import NearlyDiagonalSparsifier
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
+from tutorial import EagerPruning
 
 from fastparam import Pruning, PruningParametrization
 from fastparam import parametrizations as ours
@@ -238,17 +239,6 @@ def test_a_mean_of_checkpoints_keeps_the_union(same):
 # ---- the sparsifiers of torch.ao.pruning edit the mask that they find ------------------------------------
 
 
-class TutorialPruning(nn.Module):
-    """The tutorial's: the sparsifiers are to make the same of our masks."""
-
-    def __init__(self, mask):
-        super().__init__()
-        self.register_buffer("mask", mask.float())
-
-    def forward(self, X):
-        return X * self.mask
-
-
 SPARSIFIERS = {
     "tensor": lambda: WeightNormSparsifier(0.5, (1, 1), 1),
     "block": lambda: WeightNormSparsifier(0.5, (1, 4), 2),
@@ -262,7 +252,7 @@ def test_sparsifiers(kind):
     mine = nn.Sequential(nn.Linear(16, 16))
     tutorial = copy.deepcopy(mine)
     ours.random_unstructured(mine[0], "weight", 0.1)
-    parametrize.register_parametrization(tutorial[0], "weight", TutorialPruning(mine[0].weight_mask))
+    parametrize.register_parametrization(tutorial[0], "weight", EagerPruning(mine[0].weight_mask))
     for net in (mine, tutorial):
         sparsifier = SPARSIFIERS[kind]()
         sparsifier.prepare(net, [{"tensor_fqn": "0.weight"}])

@@ -47,7 +47,7 @@ def same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
     """NaN where NaN is, the payload is the processor's; else the same bits."""
     return all(
         torch.equal(a.isnan(), e.isnan()) and torch.equal(bits(a.nan_to_num()), bits(e.nan_to_num()))
-        for a, e in zip(actual, expected)
+        for a, e in zip(actual, expected, strict=True)
     )
 
 

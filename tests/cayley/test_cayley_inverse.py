@@ -1,0 +1,114 @@
+"""The inverse of the Cayley map: every orthogonal matrix assigned or registered, and the plain inverse as a
+function.
+"""
+
+import itertools
+
+import pytest
+import torch
+from families import haar, orthogonal_matrices
+from orthogonality import defect
+from table import F64, REAL
+from test_orthogonal import holder, register
+
+from fastparam import CayleyMap, NotOrthogonalError, SkewCayley
+from fastparam.functional import cayley, cayley_inverse
+
+ROUND_TRIP = {torch.float32: 1e-5, F64: 1e-12, torch.bfloat16: 0.05, torch.float16: 0.01}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 16, 33, 64, 100, 256, 512])
+def test_every_orthogonal_matrix_comes_back(n, dtype):
+    for (name, Q), alpha, lower in zip(
+        orthogonal_matrices(n), itertools.cycle([1.0, -0.5, -1.0, 2.0]), itertools.cycle([False, True, True])
+    ):
+        Q = Q.to(dtype)
+        for made in (SkewCayley(alpha, lower), CayleyMap(alpha=alpha, signs=True)):
+            with torch.no_grad():
+                X = made.right_inverse(Q)
+                back = made(X)
+            assert X.dtype == dtype and X.isfinite().all()
+            assert (back - Q).abs().max() <= ROUND_TRIP[dtype], (name, alpha)
+            if isinstance(made, SkewCayley):
+                assert ((X.triu() if lower else X.tril()) == 0).all()
+            else:
+                assert torch.equal(X, -X.mT)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 3), (3, 7), (64, 64), (100, 20), (3, 20, 8), (2, 8, 20), (4, 5, 5), (256, 255), (9, 1)],
+    ids=str,
+)
+def test_assignment(shape, dtype):
+    layer = register(holder(torch.randn(shape).to(dtype)), SkewCayley(-0.5, lower=True))
+    for _ in range(4):
+        Q = haar(*shape, dtype=dtype)
+        layer.weight = Q
+        assert (layer.weight - Q).abs().max() <= ROUND_TRIP[dtype]
+
+
+def test_unitary_matrices_come_back():
+    for shape in ((5, 5), (7, 3), (3, 7), (2, 6, 6)):
+        Q = haar(*shape, dtype=torch.complex128)
+        layer = register(holder(torch.randn(shape, dtype=torch.complex128)), SkewCayley())
+        layer.weight = Q
+        torch.testing.assert_close(layer.weight.detach(), Q, rtol=0, atol=1e-12)
+
+
+def test_an_orthogonal_weight_is_kept_on_registration():
+    Q = haar(6, 6, dtype=torch.float32)
+    for start in (Q, Q[:, :3].clone(), -Q):
+        torch.testing.assert_close(
+            register(holder(start.clone()), SkewCayley()).weight, start, rtol=0, atol=1e-5
+        )
+    X = torch.randn(6, 6)
+    layer = register(holder(X.clone()), SkewCayley())
+    assert torch.equal(layer.parametrizations.weight.original, X), "any other weight is the free parameter"
+
+
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(32, 32), (40, 8), (8, 40)], ids=str)
+def test_a_rotation_rounded_to_a_lower_dtype_is_kept_up_to_that_rounding(shape, lower):
+    """Published in bfloat16, registered in float32; computed in float32, assigned to a layer in float64."""
+    dtype = F64 if lower == torch.float32 else torch.float32
+    Q = haar(*shape).to(lower).to(dtype)
+    layer = register(holder(Q.clone()), SkewCayley())
+    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps and defect(
+        layer.weight
+    ) <= 100 * torch.finfo(dtype).eps
+    layer = register(holder(torch.zeros(shape, dtype=dtype)), SkewCayley())
+    layer.weight = Q
+    assert (layer.weight - Q).abs().max() <= 4 * torch.finfo(lower).eps
+    with pytest.raises(NotOrthogonalError):
+        layer.weight = Q + 3 * torch.finfo(dtype).eps ** 0.5 * torch.randn(shape, dtype=dtype)
+
+
+def test_the_inverse_as_a_function():
+    """Differentiable, under vmap, in every dtype; of matrices that are not orthogonal, too."""
+    for dtype in (torch.float32, F64, torch.bfloat16, torch.float16, torch.complex64):
+        X = torch.randn(3, 5, 5).to(dtype)
+        A = 0.3 * (X - X.mH)
+        for alpha in (1.0, -0.5, 2.0):
+            Q = cayley(A, alpha)
+            back = cayley_inverse(Q, alpha)
+            assert back.dtype == dtype
+            torch.testing.assert_close(back, A, rtol=0, atol=100 * torch.finfo(dtype).eps)
+    B = 0.3 * torch.randn(4, 5, 5, dtype=F64)
+    torch.testing.assert_close(cayley_inverse(cayley(B, 0.7), 0.7), B)
+    Q = cayley(B).requires_grad_()
+    assert torch.autograd.gradcheck(cayley_inverse, (Q,)) and torch.autograd.gradgradcheck(
+        cayley_inverse, (Q,)
+    )
+    torch.testing.assert_close(torch.vmap(cayley_inverse)(Q), cayley_inverse(Q))
+    with pytest.raises(torch.linalg.LinAlgError):
+        cayley_inverse(-torch.eye(3))
+    with pytest.raises(
+        ValueError, match=r"^cayley_inverse: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"
+    ):
+        cayley_inverse(torch.zeros(3, 4))
+    for alpha in (0, float("nan")):
+        with pytest.raises(ValueError, match=r"^cayley_inverse: expected a finite alpha other than 0, got "):
+            cayley_inverse(torch.eye(3), alpha)
