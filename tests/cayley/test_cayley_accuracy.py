@@ -8,7 +8,7 @@ import digits
 import pytest
 import torch
 from families import every_family, every_tall_family, gaussian, scaled, skew_of
-from orthogonality import defect
+from orthogonality import defect, spectral
 from table import F64, ops
 
 from fastparam import _reference as reference
@@ -21,7 +21,7 @@ NORMS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
 
 def distance(actual, truth):
-    return torch.linalg.matrix_norm(actual.to(truth) - truth).max().item()
+    return spectral(actual.to(truth) - truth)
 
 
 def both_ways(f, X, G):
@@ -43,9 +43,11 @@ def exact(f, X, G):
 def test_square(family, dtype, device):
     """No more than twice eager's error, and below norm 1, in float32, no more than eager's."""
     for n in ORDERS:
-        unit, floor = scaled(family(n), 1.0), 8 * math.sqrt(n) * EPS[dtype]
+        batch = 3 if n < 100 else 1
+        unit, floor = scaled(family(n, batch), 1.0), 8 * math.sqrt(n) * EPS[dtype]
         for norm in NORMS if n < 65 else NORMS[1::3]:
-            X, G = (unit * norm).to(device, dtype), torch.randn(3, n, n, dtype=dtype, device=device)
+            X = (unit * norm).to(device, dtype)
+            G = torch.randn(batch, n, n, dtype=dtype, device=device)
             Y, dY = exact(reference.skew_cayley, X, G)
             E, dE = both_ways(reference.skew_cayley, X, G)
             Q, dQ = both_ways(ops.skew_cayley, X, G)
@@ -111,20 +113,15 @@ def test_tall(family, n, k, device):
                 )
 
 
-def test_gradient_of_a_large_batch_of_the_guards_both_sides(device):
-    """Matrices that fail the guard between others that do not: each has the accuracy of its own norm."""
+def test_both_sides_of_the_guard_in_one_batch(device):
+    """Each matrix has the accuracy of its own norm."""
     for n in (3, 8, 24, 33, 70):
         norms = torch.tensor([0.1, 1e3, 1.0, 1e5, 10.0], dtype=F64).repeat(8)[:, None, None]
-        X, G = (
-            (scaled(gaussian(n, 40), 1.0) * norms).to(device),
-            torch.randn(40, n, n, dtype=F64, device=device),
-        )
-        (Y, dY), (E, dE), (Q, dQ) = (
-            exact(reference.skew_cayley, X, G),
-            both_ways(reference.skew_cayley, X, G),
-            both_ways(ops.skew_cayley, X, G),
-        )
-        floor = 8 * math.sqrt(n) * EPS[F64]
+        X = (scaled(gaussian(n, 40), 1.0) * norms).to(device)
+        G = torch.randn(40, n, n, dtype=F64, device=device)
+        (Y, dY), (E, dE) = exact(reference.skew_cayley, X, G), both_ways(reference.skew_cayley, X, G)
+        (Q, dQ), floor = both_ways(ops.skew_cayley, X, G), 8 * math.sqrt(n) * EPS[F64]
         for i in range(40):
             assert distance(Q[i], Y[i]) <= 2 * distance(E[i], Y[i]) + floor, (n, i)
-            assert distance(dQ[i], dY[i]) <= 2 * distance(dE[i], dY[i]) + floor * max(1, dY[i].abs().max())
+            bound = 2 * distance(dE[i], dY[i]) + floor * max(1, dY[i].abs().max())
+            assert distance(dQ[i], dY[i]) <= bound, (n, i)
