@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 import fastparam
 from fastparam import _reference
-from fastparam.functional import skew_cayley, skew_cayley_packed, stiefel_cayley
+from fastparam.functional import cayley, skew_cayley, skew_cayley_packed, stiefel_cayley
 
 
 @cache
@@ -109,6 +109,29 @@ def square(X: Tensor) -> dict[str, Map | None]:
     }
 
 
+def signed(X: Tensor) -> dict[str, Map]:
+    """With signs, half of them negative; the eager chain multiplies its result by them."""
+    D = (torch.arange(X.shape[-1], device=X.device) % 2 * 2 - 1).to(X.dtype).expand(X.shape[:-1])
+    of_plain = square(X)
+    eager = of_plain["eager"]
+    assert eager is not None
+    return {
+        "eager": lambda X: eager(X) * D[..., None, :],
+        "fastparam": lambda X: skew_cayley(X, 1.0, False, D),
+        "floor": of_plain["floor"],
+    }
+
+
+def whole(A: Tensor) -> dict[str, Map]:
+    """A skew-symmetric matrix given whole, as after another parametrization."""
+    I, S = identity(A), A.clone()
+    return {
+        "eager": lambda A: torch.linalg.solve(I + A, I - A),
+        "fastparam": cayley,
+        "floor": lambda A: Product.apply(A, S),
+    }
+
+
 def packed(v: Tensor) -> dict[str, Map | None]:
     """The entries above the diagonal, as OFT keeps them. The eager chain is the tutorial's, on the unpacked
     vector.
@@ -149,6 +172,22 @@ def tall(X: Tensor) -> dict[str, Map | None]:
         "geotorch": geotorch(X),
         "fastparam": partial(stiefel_cayley, alpha=-0.5, lower=True),
         "floor": TallProduct.apply,
+    }
+
+
+def trivialized(X: Tensor) -> dict[str, Map]:
+    """torch's ``orthogonal`` with trivialization; the floor is the product by its base point alone."""
+    module = nn.Module()
+    module.weight = nn.Parameter(X)
+    eager = orthogonal(module, "weight", "cayley").parametrizations.weight[0]
+    n = X.shape[-2]
+    base = torch.eye(n, device=X.device, dtype=X.dtype) - 2 / n  # a reflection, the same in every dtype
+    eager.base.copy_(base)
+    ours = torch.ops.fastparam.trivialized_cayley.default
+    return {
+        "eager": eager,
+        "fastparam": lambda X: ours(X, base, -0.5, True),
+        "floor": lambda X: base @ X,
     }
 
 
@@ -198,8 +237,13 @@ def gaussian(norm: float, vector: bool = False) -> Draw:
     return draw
 
 
+def skew_gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    X = gaussian(1.0)(shape, generator).triu(1)
+    return X - X.mT
+
+
 def orthogonality(Q: Tensor) -> float:
-    Q = Q.double()
+    Q = Q.double() if Q.shape[-2] >= Q.shape[-1] else Q.double().mT
     return (Q.mT @ Q - identity(Q)).abs().max().item()
 
 
@@ -211,6 +255,7 @@ MEANS_PACKED = {
     "PEFT Neumann-5": partial(_reference.skew_cayley_packed, alpha=-1.0),
 }
 
+OURS = ("eager", "fastparam", "floor")
 SQUARE = ("eager", "compile", "torch orthogonal", "geotorch", "fastparam", "floor")
 PACKED = ("eager", "compile", "PEFT exact", "PEFT Neumann-5", "fastparam", "floor")
 TALL = ("eager", "geotorch", "fastparam", "floor")
@@ -219,6 +264,7 @@ TALL = ("eager", "geotorch", "fastparam", "floor")
 # Forward reads a triangle and writes Q; backward reads Q and G and writes the triangle that counts, with
 # zeros.
 WORK = Work(words=(1.5, 4.5), flops=(2, 6))
+WORK_WHOLE = Work(words=(2, 5), flops=(2, 6))
 WORK_PACKED = Work(words=(1.5, 4), flops=(2, 6))
 
 
@@ -233,9 +279,10 @@ def vector_op(name: str, norm: float) -> Op:
 SKEW = full_op("skew_cayley", 1.0)
 VECTOR = vector_op("skew_cayley_packed", 1.0)
 STIEFEL = Op("stiefel_cayley", tall, TALL, gaussian(1.0), {"eager": TORCH}, orthogonality)
-LAYER = Op(
-    "layer.weight orthogonal", layers, ("eager", "fastparam", "floor"), gaussian(1.0), MEANS, orthogonality
-)
+SIGNED = Op("skew_cayley signs", signed, OURS, gaussian(1.0), defect=orthogonality, work=WORK)
+WHOLE = Op("cayley", whole, OURS, skew_gaussian, defect=orthogonality, work=WORK_WHOLE)
+TRIVIALIZED = Op("trivialized_cayley", trivialized, OURS, gaussian(1.0), defect=orthogonality)
+LAYER = Op("layer.weight orthogonal", layers, OURS, gaussian(1.0), MEANS, orthogonality)
 
 CALLS = ((4, 4), (16, 16))
 BATCHES = (
@@ -266,8 +313,11 @@ CASES += grid(
     vector_op("skew_cayley_packed norm 0.1", 0.1), ((128, 32, 32),)
 )  # where a truncated series is at its best
 CASES += grid(VECTOR, BATCHES + CLIENTS_PACKED, quick=((1024, 16, 16), (128, 32, 32)))
-CASES += grid(STIEFEL, ((1024, 64),), quick=((1024, 64),))
+CASES += grid(SIGNED, ((1024, 4, 4), (256, 16, 16), (256, 256)), quick=((256, 16, 16),))
+CASES += grid(WHOLE, ((256, 32, 32), (256, 256)))
+CASES += grid(STIEFEL, ((1024, 64), (64, 1024), (64, 256, 16)), quick=((1024, 64),))
 CASES += grid(STIEFEL, ((4096, 128),), rounds=3)
+CASES += grid(TRIVIALIZED, ((256, 256), (1024, 64)))
 CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
 
 

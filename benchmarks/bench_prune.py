@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import CustomFromMask
 
 import fastparam
-from fastparam.functional import masked_prune, pack_mask
+from fastparam import _reference
+from fastparam.functional import masked_prune, pack_mask, unpack_mask
 
 P_DROP = 0.2
 
@@ -60,6 +61,27 @@ def broadcast(*kept: int) -> Callable[[Tensor], dict[str, Map]]:
     return build
 
 
+def packing(X: Tensor) -> dict[str, Map]:
+    """A bool mask into bits. The floor is a copy of the mask."""
+    mask = draw(X, tuple(X.shape))
+    return {
+        "eager": lambda _: _reference.pack_mask(mask),
+        "fastparam": lambda _: pack_mask(mask),
+        "floor": lambda _: mask.clone(),
+    }
+
+
+def unpacking(X: Tensor) -> dict[str, Map]:
+    """And back."""
+    mask = draw(X, tuple(X.shape))
+    packed = pack_mask(mask)
+    return {
+        "eager": lambda _: _reference.unpack_mask(packed, mask.shape),
+        "fastparam": lambda _: unpack_mask(packed, mask.shape),
+        "floor": lambda _: mask.clone(),
+    }
+
+
 class Eager(nn.Module):
     """The module of the parametrizations tutorial."""
 
@@ -99,6 +121,7 @@ RIVALS = (
     "fastparam bool",
     "floor",
 )
+OURS = ("eager", "fastparam", "floor")
 SHORT = ("eager", "compile", "where", "fastparam", "floor")
 
 BROADCAST = Work(words=(2, 4))
@@ -114,8 +137,11 @@ CASES += grid(
 CASES += grid(
     Op("masked_prune kernel mask", broadcast(0, 1), contenders=SHORT, work=BROADCAST), ((512, 512, 3, 3),)
 )
+for _name, _build in (("pack_mask", packing), ("unpack_mask", unpacking)):
+    _op = Op(_name, _build, contenders=OURS, work=Work(words=(0, 0), bits=(9, 9)))
+    CASES += grid(_op, ((1024, 1024),), passes=(False,))
 CASES += grid(
-    Op("layer.weight pruned", layers, contenders=("eager", "fastparam", "floor")),
+    Op("layer.weight pruned", layers, contenders=OURS),
     ((16, 16),),
     quick=((16, 16),),
     passes=(False,),

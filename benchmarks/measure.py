@@ -229,6 +229,7 @@ def peak_bytes(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
+    expected = expected.double()
     return ((actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
 
 

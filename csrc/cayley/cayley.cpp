@@ -8,8 +8,8 @@
 // (skew_cayley_packed).
 #include "cayley.h"
 
-#include "../core/fallback.h"
 #include "../ops.h"
+#include "register.h"
 
 namespace fastparam {
 
@@ -143,16 +143,7 @@ TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
   m.impl("skew_cayley_packed_backward", &skew_cayley_packed_backward_meta);
 }
 
-TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
-  m.impl("cayley", &Dispatch<check_cayley, expression::cayley>::run);
-  m.impl("cayley_backward", &Dispatch<check_cayley_backward, expression::cayley_backward>::run);
-  m.impl("skew_cayley", &Dispatch<check_skew_cayley, expression::skew_cayley>::run);
-  m.impl("skew_cayley_backward",
-         &Dispatch<check_skew_cayley_backward, expression::skew_cayley_backward>::run);
-  m.impl("skew_cayley_packed", &Dispatch<check_skew_cayley_packed, expression::skew_cayley_packed>::run);
-  m.impl("skew_cayley_packed_backward",
-         &Dispatch<check_skew_cayley_packed_backward, expression::skew_cayley_packed_backward>::run);
-}
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_cayley<>(m); }
 
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
   m.impl("cayley", &OfWhole::forward);

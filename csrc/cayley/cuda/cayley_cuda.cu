@@ -1,9 +1,8 @@
 // cayley, skew_cayley, skew_cayley_packed and their gradients on CUDA: which kernels take which orders.
 #include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
 
-#include "../../core/fallback.h"
 #include "../cayley.h"
+#include "../register.h"
 #include "large.h"
 #include "launch.h"
 
@@ -114,17 +113,8 @@ Tensor skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, double alph
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastparam, CUDA, m) {
-  m.impl("cayley", &Dispatch<check_cayley, expression::cayley, cayley>::run);
-  m.impl("cayley_backward",
-         &Dispatch<check_cayley_backward, expression::cayley_backward, cayley_backward>::run);
-  m.impl("skew_cayley", &Dispatch<check_skew_cayley, expression::skew_cayley, skew_cayley>::run);
-  m.impl("skew_cayley_backward",
-         &Dispatch<check_skew_cayley_backward, expression::skew_cayley_backward, skew_cayley_backward>::run);
-  m.impl("skew_cayley_packed",
-         &Dispatch<check_skew_cayley_packed, expression::skew_cayley_packed, skew_cayley_packed>::run);
-  m.impl("skew_cayley_packed_backward",
-         &Dispatch<check_skew_cayley_packed_backward, expression::skew_cayley_packed_backward,
-                   skew_cayley_packed_backward>::run);
+  register_cayley<cayley, cayley_backward, skew_cayley, skew_cayley_backward, skew_cayley_packed,
+                  skew_cayley_packed_backward>(m);
 }
 
 }  // namespace fastparam
