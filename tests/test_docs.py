@@ -62,6 +62,53 @@ def test_readme_code_runs(block):
     exec(block, {})
 
 
+# ---- "One module, one weight" of the README --------------------------------------------------------------
+
+REFLECTION = torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0]))
+
+
+def orthogonal_layer(module=None):
+    layer = torch.nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", module or fastparam.SkewCayley())
+    return layer
+
+
+def test_one_instance_on_two_weights_keeps_the_signs_of_the_one_assigned_last():
+    shared = fastparam.SkewCayley()
+    first, second = orthogonal_layer(shared), orthogonal_layer(shared)
+    before = first.weight.clone()
+    second.weight = REFLECTION
+    assert torch.equal(first.weight, before * torch.tensor([1.0, 1.0, 1.0, -1.0]))
+
+
+def test_raw_tensors_tied_without_their_modules_keep_signs_of_their_own():
+    first, second = orthogonal_layer(), orthogonal_layer()
+    second.parametrizations.weight.original = first.parametrizations.weight.original
+    assert torch.equal(first.weight, second.weight)
+    first.weight = REFLECTION
+    assert torch.equal(second.weight, first.weight.abs())
+
+
+def test_signs_change_before_an_earlier_parametrization_refuses():
+    class Refuses(torch.nn.Module):
+        def forward(self, X):
+            return X
+
+        def right_inverse(self, X):
+            raise ValueError("refused")
+
+    layer = torch.nn.Linear(4, 4)
+    parametrize.register_parametrization(layer, "weight", torch.nn.Identity(), unsafe=True)
+    layer.parametrizations.weight[0] = Refuses()
+    module = fastparam.SkewCayley()
+    module.right_inverse(torch.eye(4))
+    parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+    raw = layer.parametrizations.weight.original.clone()
+    with pytest.raises(ValueError, match="refused"):
+        layer.weight = REFLECTION
+    assert torch.equal(layer.parametrizations.weight.original, raw) and module.signs.tolist() == [1, 1, 1, -1]
+
+
 def test_numbers_of_the_readme_come_from_the_saved_results():
     subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check", str(ROOT / "README.md")],
