@@ -13,8 +13,8 @@ def spectral(E: Tensor) -> float:
 
 
 def defect(Q: Tensor) -> float:
-    """|Q^H Q - I|, of wide matrices |Q Q^H - I|, in the 2-norm: the largest of a batch, nan if an entry is not
-    finite.
+    """|Q^H Q - I|, of wide matrices |Q Q^H - I|, in the 2-norm: the largest of a batch, nan if an entry is
+    not finite.
 
     The product has more digits than float64, so that it adds nothing to the defect of a matrix in float64.
     """

@@ -80,9 +80,9 @@ class Case:
         """The arguments after the tensors, for tensors like X."""
         return tuple(a(X.shape, X.device) if callable(a) else a for a in self.others)
 
-    def prepared(self, *tensors: Tensor) -> tuple[Any, ...]:
-        """All arguments of the op, from square matrices."""
-        return (*map(self.before, tensors), *self.arguments(tensors[0]))
+    def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+        """All arguments of the op, from square matrices; those after the tensors may be given."""
+        return (*map(self.before, tensors), *(self.arguments(tensors[0]) if others is None else others))
 
     def bind(self, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """f as a function of the tensors alone."""
@@ -125,9 +125,8 @@ class Case:
 class TallBackward(Case):
     """The gradient of the tall map, which takes the map's output beside its parameter."""
 
-    def prepared(self, *tensors: Tensor) -> tuple[Any, ...]:
-        G, X = map(self.before, tensors)
-        others = self.arguments(tensors[1])
+    def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+        G, X, *others = super().prepared(*tensors, others=others)
         with torch.no_grad():
             Q = ops.stiefel_cayley.default(X, *others)
         return (G, X, Q, *others)
