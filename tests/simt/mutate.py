@@ -1,6 +1,6 @@
 """Breaks the device headers one token at a time and names the changes that no test notices.
 
-python tests/simt/mutate.py [file.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time,
+python tests/simt/mutate.py [cayley/cuda/warp.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time,
 default: a core each)
 
 Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass
@@ -24,8 +24,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-HEADERS = ROOT / "csrc" / "cuda"
-BY_OTHERS = {"cayley.cuh": "test_cayley_warp.cpp"}  # headers without a test program of their own
+SOURCES = ROOT / "csrc"
+# headers without a test program of their own
+BY_OTHERS = {"cayley/cuda/given.cuh": "test_cayley_warp.cpp", "core/cuda/tiles.cuh": "test_triangular.cpp"}
 
 COMPILE = ["g++", "-std=c++20", "-O1", "-w"]
 STRICTER = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -93,20 +94,21 @@ def verdict(header: str, test: str, text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         shutil.copytree(HERE, tree / "tests" / "simt")
-        shutil.copytree(HEADERS, tree / "csrc" / "cuda")
-        (tree / "csrc" / "cuda" / header).write_text(text)
+        shutil.copytree(SOURCES, tree / "csrc")
+        (tree / "csrc" / header).write_text(text)
         return passes(tree, test, []) or (
             "caught by a sanitizer" if passes(tree, test, STRICTER) else "SURVIVES"
         )
 
 
 def test_of(header: str) -> str:
-    return BY_OTHERS.get(header, f"test_{Path(header).stem}.cpp")
+    family, stem = Path(header).parts[0], Path(header).stem
+    return BY_OTHERS.get(header, f"test_{family if stem == family else f'{family}_{stem}'}.cpp")
 
 
 def score(header: str, limit: int) -> None:
     test = test_of(header)
-    text = (HEADERS / header).read_text()
+    text = (SOURCES / header).read_text()
     every = list(mutants(text))
     if limit and len(every) > limit:  # the barriers all, the rest evenly
         barriers = [m for m in every if m[1] == "barrier deleted"]
@@ -128,10 +130,11 @@ def score(header: str, limit: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Mutation check of the device headers.")
-    parser.add_argument("headers", nargs="*", help="names in csrc/cuda; default: every header with a test")
+    parser.add_argument("headers", nargs="*", help="paths in csrc; default: every header with a test")
     parser.add_argument("--limit", type=int, default=0, help="at most so many changes a header")
     arguments = parser.parse_args()
-    tested = sorted(p.name for p in HEADERS.glob("*.cuh") if (HERE / test_of(p.name)).exists())
+    headers = sorted(path.relative_to(SOURCES).as_posix() for path in SOURCES.glob("*/cuda/*.cuh"))
+    tested = [header for header in headers if (HERE / test_of(header)).exists()]
     for header in arguments.headers or tested:
         score(header, arguments.limit)
 
