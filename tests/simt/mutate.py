@@ -1,7 +1,8 @@
 """Breaks the device headers one token at a time and names the changes that no test notices.
 
-python tests/simt/mutate.py [cayley/cuda/warp.cuh ...] [--limit N]     (two minutes a hundred changes; MAX_JOBS at a time,
-default: a core each)
+python tests/simt/mutate.py [cayley/cuda/warp.cuh ...] [--limit N]
+
+Two minutes a hundred changes; MAX_JOBS at a time, by default one per core.
 
 Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass
 runs again under the address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the
