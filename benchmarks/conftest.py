@@ -75,7 +75,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         const=report.RESULTS,
         default=None,
         metavar="DIR",
-        help="write <device>.json and <device>.md, which the documentation quotes (default: benchmarks/results)",
+        help="write <device>.json and <device>.md, which the documentation quotes (benchmarks/results)",
     )
 
 

@@ -107,12 +107,10 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
     write(out, saved | {"rows": list(rows.values())})
     for row in rows.values():
         of_ceiling = f"{row['of_ceiling']:.0%} of the ceiling" if "of_ceiling" in row else ""
-        print(
-            f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}{row['us']['fastparam']:10.1f} us  {of_ceiling}"
-        )
-    print(
-        f"{len(rows)} cases measured, {len(saved['failed'])} failed, {len(saved['left_out'])} left out for want of time or memory"
-    )
+        label = f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}"
+        print(f"{label}{row['us']['fastparam']:10.1f} us  {of_ceiling}")
+    failed, left_out = len(saved["failed"]), len(saved["left_out"])
+    print(f"{len(rows)} cases measured, {failed} failed, {left_out} left out for want of time or memory")
     for label, error in saved["failed"].items():
         print(f"FAILED {label}: {error}")
     return len(saved["failed"]) + (not rows)

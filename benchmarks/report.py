@@ -50,12 +50,14 @@ COLUMNS = (
 
 CONTENDERS = (*COLUMNS[:5], "contender", "us", "of fastparam", "peak bytes", "error", "orthogonality")
 
-LEGEND = f"""Times are medians of rounds in which the contenders take turns; "over eager", "over compile" and "of floor" (our time as a
-multiple of the floor's) are medians of the quotients within a round. Peak bytes count the result and everything allocated on the way to
-it, not what is there before: a weight, or its mask, which takes 4 bytes an element in float32, 1 as bool, 1/8 packed. The error is the
-largest one against float64, relative to the largest entry: of the result, or of the gradient. Bold: here we lose, or take more than
-{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part b of a core; measure again.
-Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judged in each contender's own convention of the map.
+LEGEND = f"""Times are medians of rounds in which the contenders take turns; "over eager", "over compile" and
+"of floor" (our time as a multiple of the floor's) are medians of the quotients within a round. Peak bytes
+count the result and everything allocated on the way to it, not what is there before: a weight, or its mask,
+which takes 4 bytes per entry in float32, 1 as bool, 1/8 packed. The error is the largest one against float64,
+relative to the largest entry: of the result, or of the gradient. Bold: here we lose, or take more than
+{FLOOR} floors. "disturbed (a, b)": a median round took a times the quickest, or the thread had only the part
+b of a core; measure again. Orthogonality is the largest entry of |Q^T Q - I|; beside it, the error is judged
+in each contender's own convention of the map.
 """
 
 
@@ -306,10 +308,8 @@ def highlights(path: Path) -> str:
     lines = []
     for run in saved["families"].values():
         about = run["environment"]
-        lines += [
-            f"{saved['device']}, torch {about['torch']}, {about['date']} ([all rows](benchmarks/results/{path.stem}.md)):",
-            "",
-        ]
+        rows = f"[all rows](benchmarks/results/{path.stem}.md)"
+        lines += [f"{saved['device']}, torch {about['torch']}, {about['date']} ({rows}):", ""]
         lines += [
             "| op | shape | pass | eager us | fastparam us | times eager | times the floor |",
             "|---|---|---|--:|--:|--:|--:|",

@@ -153,17 +153,16 @@ def report(runs: dict[str, OrthogonalRun], images: Tensor, labels: Tensor) -> No
     accuracy on unseen images.
     """
     base = runs["unconstrained"].seconds
-    print(
-        f"{'':14}{'ms a step':>10}{'constraint adds':>17}{'max |K^T K - I|':>17}{'last loss':>11}{'test accuracy':>15}"
-    )
+    heads = ("constraint adds", 17), ("max |K^T K - I|", 17), ("last loss", 11), ("test accuracy", 15)
+    print(f"{'':14}{'ms per step':>12}" + "".join(f"{head:>{width}}" for head, width in heads))
     for name, run in runs.items():
         median = statistics.median(run.seconds)
         extra = statistics.median(ours - theirs for ours, theirs in zip(run.seconds, base, strict=True))
         added = f"{1e3 * extra:+.2f} ms" if run.seconds is not base else "-"
         accuracy = run.accuracy(images, labels)
-        print(
-            f"{name:14}{1e3 * median:10.2f}{added:>17}{max(run.defects):17.1e}{run.losses[-1]:11.4f}{accuracy:15.1%}"
-        )
+        defect = max(run.defects)
+        times = f"{1e3 * median:12.2f}{added:>17}"
+        print(f"{name:14}{times}{defect:17.1e}{run.losses[-1]:11.4f}{accuracy:15.1%}")
 
 
 def main() -> None:

@@ -103,14 +103,13 @@ def plot(runs: dict[str, Run], path: Path) -> None:
 def report(runs: dict[str, Run], images: Tensor, labels: Tensor) -> None:
     """Prints time per step, what the constraints add to it, final loss and accuracy on unseen images."""
     base = runs["unconstrained"].seconds
-    print(f"{'':14}{'ms a step':>10}{'constraints add':>17}{'last loss':>11}{'test accuracy':>15}")
+    print(f"{'':14}{'ms per step':>12}{'constraints add':>17}{'last loss':>11}{'test accuracy':>15}")
     for name, run in runs.items():
         median = statistics.median(run.seconds)
         extra = statistics.median(ours - theirs for ours, theirs in zip(run.seconds, base, strict=True))
         added = f"{1e3 * extra:+.2f} ms" if run.seconds is not base else "-"
-        print(
-            f"{name:14}{1e3 * median:10.2f}{added:>17}{run.losses[-1]:11.4f}{run.accuracy(images, labels):15.1%}"
-        )
+        accuracy = run.accuracy(images, labels)
+        print(f"{name:14}{1e3 * median:12.2f}{added:>17}{run.losses[-1]:11.4f}{accuracy:15.1%}")
 
 
 def main() -> None:

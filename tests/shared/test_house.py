@@ -11,8 +11,8 @@ import torch
 from table import CASES, NOT_MAPS
 
 import fastparam
-from fastparam import __main__ as self_check
 from fastparam import _C, _ops, _reference
+from fastparam import __main__ as self_check
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
@@ -45,7 +45,7 @@ def benchmarked():
 
 
 def missing(word):
-    """What the op lacks, as the files in which it is wanting, in the order of the recipe in csrc/README.md."""
+    """What the op lacks, as the places where it is wanting, in the order of the recipe of csrc/README.md."""
     op = next((op for op in _ops.OPS if op.name == word), None)
     registered = "fastparam::" + word
     keys = ("Meta", "CPU", "CompositeExplicitAutograd", "Autograd")
