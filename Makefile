@@ -37,7 +37,7 @@ bench: tools
 
 # Installs nothing: it works offline, in place, and says what is missing.
 gpu:
-	@$(or $(shell command -v $(PY)),$(PYTHON)) benchmarks/gpu.py
+	@$(or $(shell command -v $(PY)),$(PYTHON)) benchmarks/gpu/gpu.py
 
 lint: tools
 	$(BUILD) ".[lint]"

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,25 +117,35 @@ def notes(row: Row) -> str:
     return ", ".join(found)
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Returns a row's cells, in the order of COLUMNS."""
+def ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
-    def ratio(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}x"
 
+def memory_of_eager(row: Row) -> float | None:
     peak = row["peak_bytes"]
-    return (
-        *(row[key] for key in COLUMNS[:5]),
-        f"{row['us']['eager']:.1f}",
-        f"{row['us']['fastparam']:.1f}",
-        ratio(row["over"].get("eager")),
-        ratio(row["over"].get("compile")),
-        ratio(row["of_floor"]),
-        ratio(peak["fastparam"] / peak["eager"] if peak["eager"] else None),
-        str(peak["fastparam"]),
-        f"{row['error']:.0e}" if row["error"] else "0",
-        notes(row),
-    )
+    return peak["fastparam"] / peak["eager"] if peak["eager"] else None
+
+
+# How a row fills a column; what is not here is a label of the row.
+CELLS: dict[str, Callable[[Row], str]] = {
+    "eager us": lambda row: f"{row['us']['eager']:.1f}",
+    "fastparam us": lambda row: f"{row['us']['fastparam']:.1f}",
+    "over eager": lambda row: ratio(row["over"].get("eager")),
+    "over compile": lambda row: ratio(row["over"].get("compile")),
+    "of ceiling": lambda row: f"{row['of_ceiling']:.0%}" if "of_ceiling" in row else "-",
+    "of floor": lambda row: ratio(row["of_floor"]),
+    "memory of eager": lambda row: ratio(memory_of_eager(row)),
+    "peak bytes": lambda row: str(row["peak_bytes"]["fastparam"]),
+    "error": lambda row: f"{row['error']:.0e}" if row["error"] else "0",
+    "note": notes,
+}
+
+
+def table(rows: Iterable[Row], columns: tuple[str, ...] = COLUMNS) -> str:
+    """Returns the table of all rows, of labels first, then numbers, and notes last."""
+    labels = sum(column not in CELLS for column in columns)
+    lines = (tuple(CELLS[c](row) if c in CELLS else row[c] for c in columns) for row in rows)
+    return aligned([columns, *lines], range(labels, len(columns) - 1))
 
 
 def contenders(row: Row) -> Iterator[tuple[str, ...]]:
@@ -156,7 +166,7 @@ def markdown(rows: Iterable[Row]) -> str:
     orthogonal.
     """
     rows = list(rows)
-    tables = [aligned([COLUMNS, *map(cells, rows)], range(5, len(COLUMNS) - 1))]
+    tables = [table(rows)]
     if detailed := [row for row in rows if row.get("defects")]:
         tables.append(
             aligned(
@@ -251,51 +261,74 @@ def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
     return written
 
 
+def heading(family: str, run: dict[str, Any]) -> list[str]:
+    """Returns what stands above a family's rows: its name, and what it was measured with."""
+    return [f"## {family}", ", ".join(f"{key} {value}" for key, value in run["environment"].items())]
+
+
 def document(saved: dict[str, Any]) -> str:
-    """Returns a saved device's families as Markdown, each under what it was measured with."""
+    """Returns a saved device's families as Markdown."""
     parts = [f"# {saved['device']}"]
     for family, run in saved["families"].items():
-        about = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
-        parts += [f"## {family}", about, markdown(run["rows"])]
+        parts += [*heading(family, run), markdown(run["rows"])]
     return "\n\n".join([*parts, LEGEND])
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Draws speed-up over eager and the multiple of the floor over n, for single square float32 matrices."""
+Points = list[tuple[int, Row]]
+
+
+def over_n(
+    title: str, lines: Iterable[tuple[str, Points]], value: Callable[[Row], float | None], axes: Any
+) -> None:
+    """Draws a value of the rows of each line over the order of the matrix, and a line at 1."""
+    drawn = False
+    for label, points in lines:
+        known = [(n, y) for n, row in points if (y := value(row)) is not None]
+        style = "--" if "backward" in label else "-"
+        axes.plot([n for n, _ in known], [y for _, y in known], style, marker="o", label=label)
+        drawn |= bool(known)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_title(title if drawn else f"{title}: not counted")
+    if drawn:
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="n", ylim=(0, None))
+        axes.xaxis.set_major_formatter("{x:g}")
+
+
+def draw_beside(
+    path: Path, lines: list[tuple[str, Points]], *drawings: tuple[str, Callable[[Row], float | None]]
+) -> None:
+    """Draws several values over n side by side into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (speed, floor) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    lines: dict[tuple[str, str, str], list[tuple[int, Row]]] = {}
+    figure, every = plt.subplots(1, len(drawings), figsize=(12, 4.5), layout="constrained")
+    for axes, (title, value) in zip(every, drawings, strict=True):
+        over_n(title, lines, value, axes)
+    every[0].legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def speed_up(row: Row) -> float:
+    return float(row["over"]["eager"])
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draws speed-up over eager and the multiple of the floor over n, for single square float32 matrices."""
+    lines: dict[str, Points] = {}
     for row in rows:
         sizes = row["shape"].split("x")
-        square = len(sizes) == 2 and sizes[0] == sizes[1]
-        if (
-            square
-            and row["dtype"] == "float32"
-            and row["of_floor"] is not None
-            and not row["op"].startswith("layer.")
-        ):
-            lines.setdefault((row["op"], row["device"], row["pass"]), []).append((int(sizes[-1]), row))
-    for label, points in lines.items():
-        points.sort(key=lambda point: point[0])
-        n = [size for size, _ in points]
-        style = {
-            "marker": "o",
-            "linestyle": "-" if label[2] == "forward" else "--",
-            "label": ", ".join(label),
-        }
-        speed.plot(n, [row["over"]["eager"] for _, row in points], **style)
-        floor.plot(n, [row["of_floor"] for _, row in points], **style)
-    for axes, title in ((speed, "times faster than eager"), (floor, "time over the floor's")):
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_xscale("log", base=2)
-        axes.set(xlabel="n", ylim=(0, None), title=title)
-        axes.xaxis.set_major_formatter("{x:g}")
-    speed.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
+        is_square = len(sizes) == 2 and sizes[0] == sizes[1]
+        is_layer = row["op"].startswith("layer.")
+        if is_square and row["dtype"] == "float32" and row["of_floor"] is not None and not is_layer:
+            label = f"{row['op']}, {row['device']}, {row['pass']}"
+            lines.setdefault(label, []).append((int(sizes[-1]), row))
+    by_order = [(label, sorted(points, key=lambda point: point[0])) for label, points in lines.items()]
+    floor = ("time over the floor's", lambda row: row["of_floor"])
+    draw_beside(path, by_order, ("times faster than eager", speed_up), floor)
 
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)

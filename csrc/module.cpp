@@ -52,7 +52,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("X"));
   m.def("compiler", &compiler);
   m.def("supported_levels", &supported_levels,
-        "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, the lowest first.");
+        "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, lowest first.");
   m.def("vector_bytes", &cpu::vector_bytes,
         "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
 }

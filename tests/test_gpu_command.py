@@ -16,12 +16,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").exists(), reason="needs the source tree")
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "gpu"))
 
 import gpu as command  # noqa: E402
 import kernels  # noqa: E402
 
-PROGRAM = ROOT / "benchmarks" / "gpu.py"
+PROGRAM = ROOT / "benchmarks" / "gpu" / "gpu.py"
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
 
 
 def test_the_program_for_the_sanitizers_runs():
-    program = ROOT / "benchmarks" / "every_kernel.py"
+    program = ROOT / "benchmarks" / "gpu" / "every_kernel.py"
     result = subprocess.run(
         [sys.executable, program, "--device", "cpu", "--small"], capture_output=True, text=True
     )

@@ -164,3 +164,13 @@ def test_lines_are_no_longer_than_110():
         lines = (line for line in text.splitlines() if len(line) > 110 and not is_exempt(line))
         longer += [f"{relative(path)}: {line}" for line in lines]
     assert longer == []
+
+
+def test_documents_name_constants_and_files_that_are_there():
+    code = {path: path.read_text() for path in sources("csrc")}
+    words = set(re.findall(r"\bk[A-Z]\w+", "\n".join(code.values())))
+    for name in ("csrc/README.md", "benchmarks/NOTES.md"):
+        text = (ROOT / name).read_text().split("\n## Adding an op")[0]
+        assert set(re.findall(r"`(k[A-Z]\w+)", text)) <= words
+        for named in re.findall(r"`(?:csrc/)?([\w/]+\.(?:cpp|cuh?|h))`", text):
+            assert any(path.as_posix().endswith(f"/{named}") for path in code), f"{name} names {named}"

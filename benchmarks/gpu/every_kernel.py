@@ -1,4 +1,4 @@
-"""Runs every op of tests/cases.py once, forward and backward, at sizes that reach each of its kernels: what
+"""Runs every op of tests/table.py once, forward and backward, at sizes that reach each of its kernels: what
 compute-sanitizer watches.
 
 ``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32,
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import kernels  # noqa: E402

@@ -1,8 +1,8 @@
 """Measures every case of every bench_*.py on one device within a given time, and writes one JSON file.
 
-``python benchmarks/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings first,
-then each case without torch.compile, then again with it for the quick and the large ones, whose compilation
-takes seconds. What there was no time for is named.
+``python benchmarks/gpu/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings
+first, then each case without torch.compile, then again with it for the quick and the large ones, whose
+compilation takes seconds. What there was no time for is named.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import ceilings
-import report
 import torch
-from measure import Case, Settings, race
 
-HERE = Path(__file__).resolve().parent
+BENCHMARKS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCHMARKS))
+
+import ceilings  # noqa: E402
+import report  # noqa: E402
+from measure import Case, Settings, race  # noqa: E402
+
 BUDGET = 0.1  # seconds of rounds a case
 COMPILED_FROM = 2**26  # bytes: from here on a case is worth the seconds that torch.compile takes
 COMPILING = 25  # seconds that must be left to begin with torch.compile, whose first call is slow
@@ -34,7 +37,7 @@ Job = tuple[str, Case, bool]  # family, case, with torch.compile
 
 def families() -> dict[str, list[Case]]:
     """Returns the cases of every bench_<family>.py."""
-    paths = sorted(HERE.glob("bench_*.py"))
+    paths = sorted(BENCHMARKS.glob("bench_*.py"))
     return {path.stem.removeprefix("bench_"): importlib.import_module(path.stem).CASES for path in paths}
 
 
@@ -135,7 +138,7 @@ def main() -> int:
         metavar="REGEX",
         help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward",
     )
-    parser.add_argument("--out", type=Path, default=HERE.parent / "build" / "gpu" / "bench.json")
+    parser.add_argument("--out", type=Path, default=BENCHMARKS.parent / "build" / "gpu" / "bench.json")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     rates = ceilings.measured(options.device)

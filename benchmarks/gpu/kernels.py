@@ -1,6 +1,6 @@
 """Registers, shared memory and spills of every compiled CUDA kernel, read from the library; needs no GPU.
 
-``python benchmarks/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with
+``python benchmarks/gpu/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with
 ``--markdown`` the table of NOTES.md, a line a kernel template.
 """
 

@@ -1,8 +1,8 @@
 """``make gpu``: builds for the GPU that is here, tests, sanitizes, measures and reports, within eight minutes
 and without a network.
 
-    python benchmarks/gpu.py                     every phase
-    python benchmarks/gpu.py test bench          these
+    python benchmarks/gpu/gpu.py                     every phase
+    python benchmarks/gpu/gpu.py test bench          these
 
 build     fastparam in place, for the architecture of the first visible device
 test      the CUDA tests, several files at a time
@@ -33,8 +33,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HERE = ROOT / "benchmarks"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "build" / "gpu"
 TOTAL = 470.0  # seconds
 RESERVED = {
@@ -182,7 +183,7 @@ def test_files() -> tuple[list[Path], list[Path]]:
     """
     files = sorted(
         path
-        for path in (ROOT / "tests").glob("test_*.py")
+        for path in (ROOT / "tests").rglob("test_*.py")
         if re.search(r"\bdevice\b|\bgpu\b", path.read_text())
     )
     lacks = importlib.util.find_spec("hypothesis") is None
@@ -305,7 +306,7 @@ def bench(capability: str, deadline: float) -> Outcome:
     return Outcome("FAILED" if ended.status else "ok", told[-1])
 
 
-def report(capability: str, deadline: float, folder: Path = HERE / "results") -> Outcome:
+def report(capability: str, deadline: float, folder: Path = RESULTS) -> Outcome:
     ended = run([sys.executable, HERE / "device_report.py", WORK, folder], deadline)
     log("report", {"device_report.py": ended})
     if ended.status:
@@ -370,7 +371,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "phases", nargs="*", metavar="phase", help=f"one or more of {', '.join(PHASES)}; all if none is given"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the report")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.phases if name not in PHASES]
     if unknown:

@@ -1,7 +1,7 @@
 """Writes the report of a GPU from what the phases of ``make gpu`` left: <device>.json, <device>.md and a plot
 an op.
 
-``python benchmarks/device_report.py build/gpu benchmarks/results``
+``python benchmarks/gpu/device_report.py build/gpu benchmarks/results``
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import report
 
-LABELS = ("op", "shape", "dtype", "pass")
 COLUMNS = (
-    *LABELS,
+    "op",
+    "shape",
+    "dtype",
+    "pass",
     "eager us",
     "fastparam us",
     "over eager",
@@ -28,30 +32,13 @@ COLUMNS = (
     "note",
 )
 
-LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several weights as input so that more data
-passes than the caches hold; "over eager", "over compile" and "of floor" (our time as a multiple of that of the floor, `clone()` where
-memory bounds the op) are medians of the quotients within a round. "of ceiling" is the least time that the counted bytes take at the
-measured copy rate, or the counted operations at the measured rate of a matrix product, over our time: 100 % cannot be passed but by data
-that stays in a cache. The error is the largest one against float64, relative to the largest entry. "-" was not measured."""
-
-
-def cells(row: report.Row) -> tuple[str, ...]:
-    """Returns a row's cells, in the order of COLUMNS."""
-
-    def ratio(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}x"
-
-    return (
-        *(row[key] for key in LABELS),
-        f"{row['us']['eager']:.1f}",
-        f"{row['us']['fastparam']:.1f}",
-        ratio(row["over"].get("eager")),
-        ratio(row["over"].get("compile")),
-        f"{row['of_ceiling']:.0%}" if "of_ceiling" in row else "-",
-        ratio(row["of_floor"]),
-        f"{row['error']:.0e}" if row["error"] else "0",
-        report.notes(row),
-    )
+LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several
+weights as input so that more data passes than the caches hold; "over eager", "over compile" and "of floor"
+(our time as a multiple of that of the floor, `clone()` where memory bounds the op) are medians of the
+quotients within a round. "of ceiling" is the least time that the counted bytes take at the measured copy
+rate, or the counted operations at the measured rate of a matrix product, over our time: 100 % cannot be
+passed but by data that stays in a cache. The error is the largest one against float64, relative to the
+largest entry. "-" was not measured."""
 
 
 def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
@@ -80,12 +67,7 @@ def document(saved: dict[str, Any], plots: list[Path]) -> str:
         f"Ceilings, measured: {copy}; matrix products {products}.",
     ]
     for family, run in saved["families"].items():
-        about = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
-        parts += [
-            f"## {family}",
-            about,
-            report.aligned([COLUMNS, *map(cells, run["rows"])], numbers=range(4, len(COLUMNS) - 1)),
-        ]
+        parts += [*report.heading(family, run), report.table(run["rows"], COLUMNS)]
         parts += [
             f"![{path.stem}]({path.name})"
             for path in plots
@@ -119,32 +101,9 @@ def lines(rows: list[report.Row]) -> Iterator[tuple[str, list[tuple[int, report.
 
 def plot(op: str, rows: list[report.Row], path: Path) -> None:
     """Draws speed-up over eager, and the fraction of the ceiling where it is known, over n."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (speed, ceiling) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for label, points in lines(rows):
-        style = {"marker": "o", "linestyle": "--" if "backward" in label else "-", "label": label}
-        speed.plot([n for n, _ in points], [row["over"]["eager"] for _, row in points], **style)
-        counted = [(n, row["of_ceiling"]) for n, row in points if "of_ceiling" in row]
-        ceiling.plot([n for n, _ in counted], [fraction for _, fraction in counted], **style)
-    for axes, title in (
-        (speed, f"{op}: times faster than eager"),
-        (ceiling, "fraction of the measured ceiling"),
-    ):
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_title(title)
-        if not any(len(line.get_xdata()) for line in axes.lines[:-1]):  # the last one is the horizontal
-            axes.set_title(f"{title}: not counted")
-            continue
-        axes.set_xscale("log", base=2)
-        axes.set(xlabel="n", ylim=(0, None))
-        axes.xaxis.set_major_formatter("{x:g}")
-    speed.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    ceiling = ("fraction of the measured ceiling", lambda row: row.get("of_ceiling"))
+    speed = (f"{op}: times faster than eager", report.speed_up)
+    report.draw_beside(path, list(lines(rows)), speed, ceiling)
 
 
 def write(work: Path, folder: Path) -> list[Path]:
