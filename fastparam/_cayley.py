@@ -1,4 +1,6 @@
 """The Cayley map, skew-symmetric -> orthogonal: functions and modules."""
+# mypy: disable-error-code="empty-body"
+# `entry` takes the signature and the words; the body is in C++.
 
 from __future__ import annotations
 
@@ -205,6 +207,8 @@ class _Signed(nn.Module):
     """Q = map(X) D: with the diagonal D of signs every orthogonal matrix is an image."""
 
     signs: Tensor | None
+    alpha: float
+    with_signs: bool
     op: str  # what errors call it
 
     def __init__(self, alpha: float, signs: bool) -> None:
@@ -230,12 +234,13 @@ class _Signed(nn.Module):
         if signs is not None:
             if signs.shape != shape:
                 raise ValueError(
-                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, got {shape}"
+                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, "
+                    f"got {shape}"
                 )
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
                 if theirs != ours:
                     raise ValueError(
-                        f"{self.op}: expected Q {of} {_plain(ours)}, as the weight is, got {_plain(theirs)}"
+                        f"{self.op}: expected Q {of} {plain(ours)}, as the weight is, got {plain(theirs)}"
                     )
         X, changed = inverse_with_signs(
             self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs
@@ -248,7 +253,7 @@ class _Signed(nn.Module):
         return f"alpha={self.alpha}"
 
 
-def _plain(thing: object) -> str:
+def plain(thing: object) -> str:
     return str(thing).removeprefix("torch.")
 
 
@@ -280,7 +285,9 @@ class CayleyMap(_Signed):
         True
     """
 
-    op = "CayleyMap"
+    Id: Tensor
+    n: int | None
+    op: str = "CayleyMap"
 
     def __init__(self, n: int | None = None, *, alpha: float = 1.0, signs: bool = False) -> None:
         super().__init__(alpha, signs)
@@ -365,7 +372,8 @@ class SkewCayley(_Signed):
         >>> layer.weight = -layer.weight
     """
 
-    op = "SkewCayley"
+    lower: bool
+    op: str = "SkewCayley"
 
     def __init__(self, alpha: float = 1.0, lower: bool = False, signs: bool = True) -> None:
         super().__init__(alpha, signs)

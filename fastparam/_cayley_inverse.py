@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,11 +58,12 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
 
 def _defect(Q: Tensor) -> float:
     """max |Q^H Q - I|."""
-    return (Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).abs().amax().item()
+    E = Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    return float(E.abs().amax())
 
 
 def _tolerance(dtype: torch.dtype, n: int) -> float:
-    return min(0.05, 1000 * n**0.5 * torch.finfo(dtype).eps)
+    return min(0.05, 1000 * math.sqrt(n) * torch.finfo(dtype).eps)
 
 
 def nearest_orthogonal(Q: Tensor) -> Tensor:
@@ -136,7 +139,8 @@ def inverse_with_signs(
     if signs is None:
         if not (loss <= torch.finfo(dtype).eps ** 0.5).all():
             raise ValueError(
-                f"{op}: expected a matrix without an eigenvalue near -1, which the Cayley map does not reach without signs=True"
+                f"{op}: expected a matrix without an eigenvalue near -1, "
+                "which the Cayley map does not reach without signs=True"
             )
         return X, None
     greedy = greedy_signs(Q[..., : Q.shape[-1], :])

@@ -67,6 +67,8 @@ def skew(X: Tensor, lower: bool = False) -> Tensor:
 class _Triangular(nn.Module):
     """A map of one triangle of a square matrix; its inverse on the image keeps that triangle."""
 
+    lower: bool
+
     def __init__(self, lower: bool = False) -> None:
         super().__init__()
         self.lower = check_flag(type(self).__name__, "lower", lower)

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
 from .._arguments import has_no_data
-from .._cayley import SkewCayley, trivialized_cayley
+from .._cayley import SkewCayley, plain, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
 
@@ -73,6 +73,7 @@ class _AroundBase(nn.Module):
     """base Cayley(X): what torch's ``orthogonal`` does with ``use_trivialization=True``."""
 
     base: Tensor
+    shape: torch.Size
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -89,12 +90,14 @@ class _AroundBase(nn.Module):
         """
         if Q.shape != self.shape:
             raise ValueError(
-                f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, got {tuple(Q.shape)}"
+                f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, "
+                f"got {tuple(Q.shape)}"
             )
         if self.base is not None:
             if Q.dtype != self.base.dtype:
                 raise ValueError(
-                    f"orthogonal: expected a matrix of dtype {self.base.dtype}, as the weight is, got {Q.dtype}"
+                    f"orthogonal: expected a matrix of dtype {plain(self.base.dtype)}, as the weight is, "
+                    f"got {plain(Q.dtype)}"
                 )
             if not has_no_data(Q) and not Q.isfinite().all():
                 raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
@@ -116,7 +119,7 @@ class _FromRaw(SkewCayley):
     for the raw X.
     """
 
-    op = "orthogonal"
+    op: str = "orthogonal"
     registered = False
 
     def right_inverse(self, Q: Tensor) -> Tensor:

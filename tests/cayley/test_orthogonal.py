@@ -157,7 +157,7 @@ def test_sentences_of_orthogonal():
         ),
         (
             torch.eye(4).double(),
-            r"^orthogonal: expected a matrix of dtype torch.float32, as the weight is, got torch.float64$",
+            r"^orthogonal: expected a matrix of dtype float32, as the weight is, got float64$",
         ),
         (nan, r"^orthogonal: expected a finite matrix, got one with nan or inf$"),
     ):
