@@ -6,13 +6,22 @@ import datetime
 import os
 import socket
 import time
+import traceback
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
+from modules import FORMS
 from table import F64, EagerSkew, EagerSymmetric
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.utils import parametrize
 
 import fastparam
@@ -73,8 +82,6 @@ def train(net, rows):
 def wrap(how, net):
     if how == "DDP":
         return nn.parallel.DistributedDataParallel(net)
-    from torch.distributed.fsdp import fully_shard
-
     fully_shard(net.linear)
     return fully_shard(net)
 
@@ -153,6 +160,125 @@ def test_training(how, trained):
     assert list(alone) == list(ours[0])
     assert all(not torch.equal(start[name], alone[name]) for name in alone), "nothing was trained"
     torch.testing.assert_close(ours[0], alone, rtol=1e-10, atol=1e-12)
+
+
+# ---- all forms of the table of modules, as the layers of one model ---------------------------------------
+
+
+class Forms(nn.Module):
+    def __init__(self, seed, assigned=True, forms=FORMS):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.forms = forms
+        self.layers = nn.ModuleDict(
+            {form.name: form.assigned() if assigned else form.layer() for form in forms}
+        )
+
+    def forward(self, v):
+        return {form.name: self.layers[form.name](v[:, : form.shape[1]]) for form in self.forms}
+
+    def loss(self, v):
+        return sum(Y.float().square().sum() for Y in self(v).values())
+
+
+def data():
+    torch.manual_seed(2)
+    return torch.randn(6, max(form.shape[1] for form in FORMS))
+
+
+def agree(values):
+    """Every process has the values of the first one, bit for bit."""
+    for key, t in values.items():
+        ranks = [torch.empty_like(t) for _ in range(WORLD)]
+        dist.all_gather(ranks, t.detach().contiguous())
+        assert torch.equal(ranks[0], ranks[1]), f"{key} differs"
+
+
+def shards(model, **options):
+    for layer in model.layers.values():
+        fully_shard(layer, **options)
+    return fully_shard(model, **options)
+
+
+def random_start(rank, _):
+    """DDP sends the state of rank 0, signs and bases included, to a rank that started from another weight."""
+    model = Forms(seed=rank)
+    expected = Forms(seed=0)(data())
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    agree(model.state_dict())
+    torch.testing.assert_close(wrapped(data()), expected, rtol=0, atol=0)
+    sum(Y.square().sum() for Y in wrapped(data()).values()).backward()
+    agree({key: p.grad for key, p in model.named_parameters()})
+
+
+def broadcast(rank, _):
+    """The full state of rank 0 becomes that of a sharded model, which gives it back."""
+    source, target = Forms(seed=0), shards(Forms(seed=5 + rank, assigned=False))
+    state = source.state_dict()
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(target, dict(state) if rank == 0 else {}, options=options)
+    torch.testing.assert_close(target(data()), source(data()))
+    back = get_model_state_dict(target, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if rank == 0:
+        torch.testing.assert_close(back, dict(state), rtol=0, atol=0)
+
+
+def mixed_precision(rank, _):
+    """Parameters are computed with in bfloat16, buffers stay float32."""
+    forms = [form for form in FORMS if "MatrixExponential" not in form.name]  # it has no bfloat16 in torch
+    model = Forms(seed=0, forms=forms)
+    expected = model(data())
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    shards(model, mp_policy=policy)
+    Y = model(data())
+    assert all(y.dtype == torch.bfloat16 for y in Y.values())
+    torch.testing.assert_close({key: y.float() for key, y in Y.items()}, expected, rtol=0.1, atol=0.2)
+    model.loss(data()).backward()
+    gradients = {key: p.grad.full_tensor() for key, p in model.named_parameters()}
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients.values())
+
+
+def checkpoint(rank, folder):
+    """A checkpoint that both write from shards is read into another sharded model, and into a plain one."""
+    source = Forms(seed=0)
+    expected = source(data())
+    dcp.save(get_model_state_dict(shards(source)), checkpoint_id=f"{folder}/dcp")
+    for target in (shards(Forms(seed=1, assigned=False)), Forms(seed=1, assigned=False)):
+        state = get_model_state_dict(target)
+        dcp.load(state, checkpoint_id=f"{folder}/dcp")
+        set_model_state_dict(target, state)
+        torch.testing.assert_close(target(data()), expected)
+
+
+LOOPS = (random_start, broadcast, mixed_precision, checkpoint)
+
+
+def loops(rank, port, folder):
+    """One of the processes; it writes down what every loop says."""
+    group(rank, port)
+    for loop in LOOPS:
+        said = ""
+        try:
+            loop(rank, folder)
+        except Exception:
+            said = traceback.format_exc()
+        with open(f"{folder}/{loop.__name__}-{rank}.txt", "w") as file:
+            file.write(said)
+    done()
+
+
+@pytest.fixture(scope="module")
+def looped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("looped")
+    spawn(loops, folder)
+    return folder
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_every_form(loop, looped):
+    for rank in range(WORLD):
+        said = (looped / f"{loop.__name__}-{rank}.txt").read_text()
+        assert not said, said
 
 
 def shard(rank, port, folder):
