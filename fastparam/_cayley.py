@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ._arguments import check_flag, check_integer, check_matrices, check_number, check_square
+from ._arguments import check_flag, check_integer, check_matrices, check_number, check_square, check_tensor
 from ._cayley_inverse import checked_orthogonal, inverse_with_signs
 from ._ops import entry
 
@@ -327,6 +327,7 @@ class CayleyMap(_Signed):
         return self._inverse(Q).to(Q.dtype)
 
     def _check_order(self, argument: str, X: Tensor) -> None:
+        check_tensor("CayleyMap", argument, X)
         if self.n is not None and X.shape[-1:] != (self.n,):
             raise ValueError(f"CayleyMap: expected {argument} of order n = {self.n}, got {tuple(X.shape)}")
 
@@ -383,6 +384,7 @@ class SkewCayley(_Signed):
         """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
         the signs.
         """
+        check_tensor(self.op, "X", X)
         square = X.dim() < 2 or X.shape[-2] == X.shape[-1]
         return (skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, self.signs)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
-from .._arguments import has_no_data
+from .._arguments import check_matrices, has_no_data
 from .._cayley import SkewCayley, plain, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
@@ -88,6 +88,7 @@ class _AroundBase(nn.Module):
         """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is
         not orthogonal.
         """
+        check_matrices("orthogonal", Q, "Q")
         if Q.shape != self.shape:
             raise ValueError(
                 f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, "

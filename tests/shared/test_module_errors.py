@@ -6,6 +6,7 @@ import re
 import numpy
 import pytest
 import torch
+from modules import every_form
 from table import every_module
 from torch import nn
 from torch.nn.utils import parametrize
@@ -206,3 +207,51 @@ def test_state_dict_of_another_shape(kind):
     with pytest.raises(RuntimeError, match=r"size mismatch for parametrizations\.weight\.original"):
         layer.load_state_dict(copy.deepcopy(other).state_dict())
     before.check()
+
+
+# ---- every form of the table of modules ------------------------------------------------------------------
+
+ODD = {
+    "sparse": lambda X: X.to_sparse(),
+    "sparse rows": lambda X: X.to_sparse_csr(),
+    "mkldnn": lambda X: X.to_mkldnn(),
+    "nested": lambda X: torch.nested.nested_tensor([X, X]),
+    "quantized": lambda X: torch.quantize_per_tensor(X, 0.1, 0, torch.qint8),
+    "integers": lambda X: X.long(),
+    "float8": lambda X: X.to(torch.float8_e4m3fn),
+    "numpy": lambda X: X.numpy(),
+    "a class": lambda X: torch.Tensor,
+    "None": lambda X: None,
+    "text": lambda X: "text",
+}
+
+
+def in_one_sentence(layer, action):
+    before = Snapshot(layer)
+    with pytest.raises((ValueError, TypeError), match=r"^\w+: expected [^\n]*, got [^\n]*$"):
+        action()
+    before.check()
+
+
+@every_form
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_tensors(form, odd):
+    """Calls, inverses and assignments refuse them in one sentence, and nothing is changed."""
+    layer, X = form.assigned(), ODD[odd](torch.randn(form.shape))
+    for module in layer.parametrizations.weight:
+        in_one_sentence(layer, lambda module=module: module(X))
+        if hasattr(module, "right_inverse"):
+            in_one_sentence(layer, lambda module=module: module.right_inverse(X))
+    if form.image is not None:
+        in_one_sentence(layer, lambda: setattr(layer, "weight", X))
+
+
+@every_form
+def test_no_matrix(form):
+    """A scalar, a vector, and what a sharding library leaves in place of a weight."""
+    for shape in ((), (4,), (0,)):
+        layer, X = form.assigned(), torch.randn(shape)
+        if "row" not in form.name or shape != (4,):  # a row mask fits a vector
+            in_one_sentence(layer, lambda: layer.parametrizations.weight[-1](X))  # noqa: B023
+            if form.image is not None:
+                in_one_sentence(layer, lambda: setattr(layer, "weight", X))  # noqa: B023
