@@ -1,8 +1,8 @@
 """Compiled kernels for the parametrizations people put on weights (``torch.nn.utils.parametrize``)."""
 
-from ._loader import load
+from . import _loader
 
-load()
+_loader.load()
 
 from . import _prune_vmap as _prune_vmap  # noqa: E402
 from . import functional as functional  # noqa: E402

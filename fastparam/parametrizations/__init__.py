@@ -2,7 +2,7 @@
 geotorch's for linear maps.
 """
 
-from .checkpoints import from_torch
+from ._checkpoints import from_torch
 from .orthogonal import orthogonal, skew, symmetric
 from .prune import (
     custom_from_mask,

@@ -5,6 +5,7 @@ the code alone.
 import copy
 import io
 
+import numpy
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -12,6 +13,8 @@ from modules import FORMS, every_assignable, every_form
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.optim.swa_utils import AveragedModel
+
+import fastparam
 
 
 def shapes(layer):
@@ -209,9 +212,21 @@ def test_assignment(form):
     assert (layer.weight - W).abs().max() <= form.tolerance
 
 
-def test_the_table_has_every_module():
-    import fastparam
+def test_public_names():
+    names = [name for name in dir(fastparam) if not name.startswith("_")]
+    assert names == sorted(set(fastparam.__all__) - {"__version__"})
+    names = [name for name in dir(fastparam.parametrizations) if not name.startswith("_")]
+    assert names == sorted([*fastparam.parametrizations.__all__, "prune"])  # the verbs of torch's own module
 
+
+def test_numbers_of_numpy():
+    module = fastparam.CayleyMap(numpy.int64(4), alpha=numpy.float32(0.5), signs=numpy.bool_(True))
+    assert (module.n, module.alpha, module.with_signs) == (4, 0.5, True)
+    assert fastparam.SkewCayley(numpy.float64(2), numpy.bool_(True), numpy.bool_(False)).lower is True
+    assert fastparam.Skew(numpy.bool_(True)).lower is True
+
+
+def test_the_table_has_every_module():
     modules = [
         name
         for name in fastparam.__all__
