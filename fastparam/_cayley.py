@@ -303,7 +303,7 @@ class CayleyMap(_Signed):
         super().reset_parameters()
         if self.n is not None:
             with torch.no_grad():
-                self.Id.copy_(torch.eye(self.n))
+                self.get_buffer("Id").copy_(torch.eye(self.n))
 
     def forward(self, A: Tensor) -> Tensor:
         """Returns the Cayley map of ``A``, of shape (..., n, n), times the signs."""

@@ -1,5 +1,4 @@
 """Pruned weights: entries under a mask are zero. Functions; the modules are in ``_prune_module.py``."""
-# mypy: disable-error-code="empty-body"
 # `entry` takes the signature and the words; the body is in C++.
 
 from __future__ import annotations

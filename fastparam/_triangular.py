@@ -1,5 +1,4 @@
 """Symmetric and skew-symmetric matrices: linear maps of one triangle of a square matrix."""
-# mypy: disable-error-code="empty-body"
 # `entry` takes the signature and the words; the body is in C++.
 
 from __future__ import annotations
