@@ -155,7 +155,7 @@ def test_the_files_with_tests_for_a_device():
     assert names[0].startswith("test_cuda") and {"test_values.py", "test_system.py", "test_prune.py"} <= set(
         names
     )
-    assert {path.name for path in (ROOT / "tests").glob("test_cuda*.py")} <= set(names)
+    assert {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")} <= set(names)
 
 
 def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeypatch):
