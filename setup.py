@@ -18,6 +18,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
+ROOT = Path(__file__).resolve().parent
 # What a build compiles into objects; the other commands (sdist, egg_info) work without torch.
 COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "dist_info", "editable_wheel", "install"}
 GIB_PER_JOB = 2.5
@@ -102,8 +103,11 @@ def extension_and_command() -> tuple[Extension, type]:
 
     class Build(BuildExtension):  # type: ignore[misc]
         def finalize_options(self) -> None:
-            super().finalize_options()  # objects of another torch are never linked
-            self.build_temp += f"-torch{torch.__version__}-{'cuda' if cuda else 'cpu'}"
+            super().finalize_options()
+            # pip builds in a folder of its own that it throws away. Kept here, objects are compiled once;
+            # those of another torch or Python are never linked.
+            kind = f"torch{torch.__version__}-{'cuda' if cuda else 'cpu'}"
+            self.build_temp = str(ROOT / "build" / f"objects-{sys.implementation.cache_tag}-{kind}")
 
         def run(self) -> None:
             super().run()
