@@ -64,17 +64,14 @@ struct Lanes {
         for (int l = 0; l < L; ++l) t[l] = load<V>(p + std::min(l, live - 1) * size);
       }
       transpose<T, L>(t);
-      if (F) {
-        const V* const factors = F + first % n;
+      const V* const factors = F ? F + first % n : nullptr;
+      if (first + L <= size) {
 #pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) S[place[first + l]] = t[l] * factors[l];
-      } else if (first + L <= size) {
-#pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) S[place[first + l]] = t[l];
+        for (int l = 0; l < L; ++l) S[place[first + l]] = F ? t[l] * factors[l] : t[l];
       } else {
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l)
-          if (l < size) S[place[l]] = t[l];
+          if (l < size) S[place[l]] = F ? t[l] * factors[l] : t[l];
       }
     }
   }

@@ -206,20 +206,26 @@ struct GramBody {
   }
 };
 
-// S becomes C - I. Returns the largest entry of it.
+// S becomes C - I. Returns its largest sum of a row, of absolute values, which bounds the square of the norm
+// of B; not finite where an entry is not.
 template <class T, class In>
 T add_gram(const Tall<T, In>& t) {
   const int64_t k = t.call.k, groups = Tall<T, In>::groups_of(t.call);
   run_tasks<GramBody<T, In>>(t.call.shared(), groups * strips_of(t.S.width), &t);
-  T largest = 0;
   for (int64_t i = 0; i < k; ++i)
     for (int64_t j = i; j < k; ++j) {
       T sum = 0;
       for (int64_t group = 0; group < groups; ++group) sum += t.gram[(group * t.S.rows + i) * t.S.stride + j];
       t.S.row(i)[j] += sum;
       if (i != j) t.S.row(j)[i] += sum;
-      largest = std::max(largest, std::max(std::abs(t.S.row(i)[j]), std::abs(t.S.row(j)[i])));
     }
+  T largest = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    T sum = 0;
+    for (int64_t j = 0; j < k; ++j) sum += std::abs(t.S.row(i)[j]);
+    if (!std::isfinite(sum)) return sum;
+    largest = std::max(largest, sum);
+  }
   return largest;
 }
 
@@ -303,7 +309,7 @@ bool is_orthonormal(const Tall<T, In>& t) {
   return good;
 }
 
-// S becomes W - I, of a matrix that has been loaded. Returns the largest entry of C - I.
+// S becomes W - I, of a matrix that has been loaded. Returns what add_gram does.
 template <class T, class In>
 T invert_gram(const Tall<T, In>& t) {
   const T largest = add_gram(t);
@@ -316,9 +322,9 @@ void load_tall(const Tall<T, In>& t) {
   run_tasks<TallLoadBody<T, In>>(t.call.shared(), t.tasks(), &t);
 }
 
-// What C may grow to before the rounding of double reaches that of float.
-constexpr double kLargestGram =
-    64 * static_cast<double>(std::numeric_limits<float>::epsilon()) / std::numeric_limits<double>::epsilon();
+// Up to where the closed form is within the rounding of float when it is computed in double. With b the norm
+// of B it loses b^3 of Q2 = -2 B W, and b^6 of the gradient, where n - k < k; both measured.
+constexpr double kLargestGram = 1 << 17, kLargestGradientGram = 1 << 14;
 
 // Returns whether the guard holds: in the type of X where its columns are small, in double where the result
 // is float.
@@ -327,7 +333,7 @@ bool tall_forward(const TallCall<In>& call, int64_t m, void* scratch) {
   const Tall<T, In> t(call, m, scratch);
   load_tall(t);
   if (std::is_same_v<T, In> && !is_small(t)) return false;
-  if (!(invert_gram(t) <= kLargestGram)) return false;
+  if (!(invert_gram(t) <= (std::is_same_v<T, In> ? kLargestSquares : kLargestGram))) return false;
   for (int64_t j = 0; j < t.S.width; ++j) t.trial_vector()[j] = j < call.k ? static_cast<T>(trial(j)) : T(0);
   run_tasks<TallApplyBody<T, In>>(call.shared(), t.tasks(), &t);
   run_simd<TallTopBody<T, In>>(&t);

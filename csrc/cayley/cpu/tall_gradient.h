@@ -150,7 +150,7 @@ bool tall_backward(const TallCall<In>& call, int64_t m, void* scratch) {
     if (!is_small(t)) return false;
     run_simd<TallOutputBody<T, In>>(&b);
   } else {
-    if (!(invert_gram(t) <= kLargestGram)) return false;
+    if (!(invert_gram(t) <= kLargestGradientGram)) return false;
     run_simd<TallInverseBody<T, In>>(&b);
   }
   run_tasks<TallGradientLoadBody<T, In>>(call.shared(), t.tasks(), &b);
