@@ -5,6 +5,8 @@
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:
 TORCH ?= torch==2.13.0
+# With EXTRAS=test,rivals,examples no test skips for want of a package.
+EXTRAS ?= test
 
 PYTHON ?= python3
 PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo .venv/bin/python)
@@ -27,7 +29,7 @@ demo: tools
 	$(PY) -m pytest -q benchmarks --quick
 
 test: tools
-	$(BUILD) ".[test]"
+	$(BUILD) ".[$(EXTRAS)]"
 	$(PY) -m fastparam
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
 
