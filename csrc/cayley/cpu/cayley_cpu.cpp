@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../register.h"
-#include "batch.h"
+#include "instances.h"
 
 namespace fastparam {
 namespace {

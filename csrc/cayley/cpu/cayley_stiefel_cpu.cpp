@@ -6,50 +6,12 @@
 
 #include "../../core/fallback.h"
 #include "../cayley.h"
-#include "tall_accurate.h"
+#include "instances.h"
 
 namespace fastparam {
 namespace {
 
 using namespace fastparam::cpu;
-
-template <class In>
-void forward_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch) {
-  const FlushDenormals flush;
-  for (int64_t m = begin; m < end; ++m) {
-    bool good = tall_forward<In, In>(call, m, scratch);
-    if constexpr (std::is_same_v<In, float>) {
-      const Scratch wide(good ? 0 : Tall<double, float>::scratch_bytes(call));
-      good = good || tall_forward<double, float>(call, m, wide.get());
-    }
-    call.failed[m] = !good;
-  }
-}
-
-template <class In>
-void backward_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch) {
-  const FlushDenormals flush;
-  for (int64_t m = begin; m < end; ++m) {
-    bool good = tall_backward<In, In>(call, m, scratch);
-    if constexpr (std::is_same_v<In, float>) {
-      const Scratch wide(good ? 0 : TallBackward<double, float>::scratch_bytes(call));
-      good = good || tall_backward<double, float>(call, m, wide.get());
-    }
-    call.failed[m] = !good;
-  }
-}
-
-template <class In>
-void run(const TallCall<In>& call) {
-  const bool back = call.G != nullptr;
-  const int64_t bytes = back ? TallBackward<In, In>::scratch_bytes(call) : Tall<In, In>::scratch_bytes(call);
-  over_batch(call.batch, call.shared(), call.n * call.k * call.k, bytes,
-             [&](int64_t begin, int64_t end, void* scratch) {
-               back ? backward_share(call, begin, end, scratch) : forward_share(call, begin, end, scratch);
-             });
-  for (int64_t m = 0; m < call.batch; ++m)
-    if (call.failed[m]) back ? accurate_backward(call, m) : accurate_forward(call, m);
-}
 
 // Half types are computed in float.
 template <class T>
@@ -70,9 +32,9 @@ Tensor run(const Tensor& X, const Tensor& G, const Tensor& Q, double alpha, bool
   with_real_type(type, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (sizeof(T) >= 4)
-      run(TallCall<T>{data_of<T>(x), data_of<T>(g), data_of<T>(q), y.mutable_data_ptr<T>(), data_of<T>(D),
-                      std::max(rows, columns), std::min(rows, columns), batch, alpha, rows < columns, lower,
-                      failed.data()});
+      tall_batch(TallCall<T>{data_of<T>(x), data_of<T>(g), data_of<T>(q), y.mutable_data_ptr<T>(),
+                             data_of<T>(D), std::max(rows, columns), std::min(rows, columns), batch, alpha,
+                             rows < columns, lower, failed.data()});
   });
   if (!y.is_same(out)) out.copy_(y);
   return out;

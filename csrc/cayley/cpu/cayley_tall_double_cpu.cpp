@@ -1,0 +1,8 @@
+// The kernels of tall matrices of double.
+#include "instances.h"
+
+namespace fastparam::cpu {
+
+FASTPARAM_CAYLEY_TALL(, double)
+
+}  // namespace fastparam::cpu

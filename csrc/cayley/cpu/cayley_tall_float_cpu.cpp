@@ -1,0 +1,8 @@
+// The kernels of tall matrices of float.
+#include "instances.h"
+
+namespace fastparam::cpu {
+
+FASTPARAM_CAYLEY_TALL(, float)
+
+}  // namespace fastparam::cpu
