@@ -15,14 +15,13 @@ inline void warn_no_kernel(const Tensor& X) {
   if (X.is_complex()) {
     TORCH_WARN_ONCE(
         "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same "
-        "result; real dtypes run the "
-        "kernels");
+        "result; "
+        "real dtypes run the kernels");
   } else if (X.is_cuda()) {
     TORCH_WARN_ONCE(
-        "fastparam: this build has no CUDA kernels, CUDA tensors run as plain PyTorch expressions, with the "
-        "same result; "
-        "rebuild with `FASTPARAM_BUILD=cuda pip install --no-build-isolation --no-deps --force-reinstall "
-        "fastparam`");
+        "fastparam: this op has no CUDA kernel in this build and runs as a plain PyTorch expression, with "
+        "the "
+        "same result; `python -m fastparam` says whether CUDA kernels were built");
   } else {
     TORCH_WARN_ONCE("fastparam: ", X.device().type(),
                     " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA "

@@ -95,7 +95,11 @@ def test_a_batch_of_skew_and_other_matrices(device):
 @every_tall_family
 @pytest.mark.parametrize("n, k", [(3, 1), (5, 4), (40, 7), (64, 32), (256, 32), (130, 100)])
 def test_tall(family, n, k, device):
-    """Not worse than the n x n solve, and orthonormal to rounding at every norm."""
+    """Not worse than the n x n solve, and orthonormal to rounding at every norm.
+
+    Float64 has no wider type to be done again in: there an error is allowed that a relative change of X by
+    the rounding makes, of eps |X|.
+    """
     unit = scaled(family(n, k), 1.0)
     for dtype, norms in ((torch.float32, (0.01, 1.0, 10.0, 100.0, 1e4)), (F64, (1.0, 1e4, 1e8, 1e12))):
         floor = 8 * math.sqrt(n) * EPS[dtype]
@@ -105,7 +109,8 @@ def test_tall(family, n, k, device):
             Q, dQ = both_ways(ops.stiefel_cayley, X, G)
             assert Q.shape == (n, k) and defect(Q) <= floor, (dtype, norm)
             Y, dY = exact(reference.stiefel_cayley, X, G)
-            assert distance(Q, Y) <= 2 * distance(E, Y) + floor, (dtype, norm)
+            rounding = 2 * EPS[F64] * norm if dtype == F64 else 0
+            assert distance(Q, Y) <= max(2 * distance(E, Y), rounding) + floor, (dtype, norm)
             if norm <= 1e4:
                 assert distance(dQ, dY) <= 2 * distance(dE, dY) + floor * max(1, dY.abs().max()), (
                     dtype,
