@@ -53,6 +53,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("compiler", &compiler);
   m.def("supported_levels", &supported_levels,
         "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, lowest first.");
+  m.def("bytes_at", &cpu::bytes_at, py::arg("level"), py::arg("largest"),
+        "Bytes of the vector registers used at a level of torch's on a CPU whose largest have so many.");
   m.def("vector_bytes", &cpu::vector_bytes,
         "Bytes of the vector registers in use: 16, 32 (AVX2) or 64 (AVX-512).");
 }

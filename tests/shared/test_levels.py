@@ -10,6 +10,8 @@ import pytest
 import torch
 from table import python
 
+import fastparam
+
 HASHES = """
 import hashlib, json, numpy, torch, fastparam
 from table import CASES, REAL, bits
@@ -41,6 +43,14 @@ print(json.dumps({
 BYTES = {"default": 16, "avx2": 32, "avx512": 64}
 
 
+def needs(level):
+    if level not in fastparam._C.supported_levels():
+        pytest.skip(f"this CPU has no {level}")
+
+
+every_level = pytest.mark.parametrize("level", BYTES)
+
+
 @functools.cache
 def hashes(level):
     done = python(HASHES, timeout=300, ATEN_CPU_CAPABILITY=level)
@@ -50,20 +60,34 @@ def hashes(level):
 
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
 def test_same_bits_at_every_level(level):
+    needs(level)
     other, base = hashes(level), hashes("default")
-    assert base["vector_bytes"] == 16
-    if other["level"] != level:
-        pytest.skip(f"this CPU has no {level}: torch runs at {other['level']}")
-    assert other["vector_bytes"] == BYTES[level]
+    assert base["vector_bytes"] == 16 and other["vector_bytes"] == BYTES[level]
     assert list(base["hashes"]) == list(other["hashes"])
     assert [key for key in base["hashes"] if base["hashes"][key] != other["hashes"][key]] == []
 
 
-def test_level_is_torchs_own():
-    import fastparam
-
+def test_the_level_is_torchs_own():
     level = torch.backends.cpu.get_cpu_capability().lower()
-    assert fastparam._C.vector_bytes() == BYTES.get(level, 16)
+    if level not in ("avx2", "avx512"):
+        level = "default"
+    needs(level)
+    assert fastparam._C.vector_bytes() == BYTES[level]
+
+
+@pytest.mark.parametrize("largest", BYTES.values())
+def test_no_level_is_above_the_cpus(largest):
+    for level, wanted in BYTES.items():
+        assert fastparam._C.bytes_at(level.upper(), largest) == min(wanted, largest)
+    assert fastparam._C.bytes_at("NO AVX", largest) == 16, "torch's word for its lowest level"
+
+
+@every_level
+def test_a_level_that_the_cpu_lacks_ends_no_process(level):
+    source = "import torch, fastparam; fastparam.functional.skew(torch.ones(40, 40)); print(fastparam._C.vector_bytes())"
+    done = python(source, ATEN_CPU_CAPABILITY=level)
+    most = BYTES[fastparam._C.supported_levels()[-1]]
+    assert done.stdout.strip() == str(min(BYTES[level], most)), done.stderr
 
 
 VALUES = """
@@ -78,8 +102,9 @@ for case in CASES:
 LEVEL = "from table import CASES, REAL\n" + VALUES + "print('right')"
 
 
-@pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
+@every_level
 def test_values_at_every_level(level):
+    needs(level)
     done = python(LEVEL, ATEN_CPU_CAPABILITY=level)
     assert done.stdout.strip() == "right", done.stderr
 

@@ -58,16 +58,15 @@ inline std::vector<Level> supported_levels() {
   return levels;
 }
 
-// torch takes the variable's word for it, even where the CPU has no such level.
-inline int level_in_use() {
-  const std::string torchs = at::get_cpu_capability();
-  const int wanted = torchs == "AVX512" ? 64 : torchs == "AVX2" ? 32 : 16;
-  return std::min(wanted, supported_levels().back().bytes);
+// Bytes of a vector register at torch's level, or the CPU's where that is lower: torch takes the variable's
+// word for it, even where the CPU has no such level.
+inline int bytes_at(const std::string& torchs, int largest) {
+  return std::min(torchs == "AVX512" ? 64 : torchs == "AVX2" ? 32 : 16, largest);
 }
 
 // Bytes of a vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
 inline int vector_bytes() {
-  static const int bytes = level_in_use();
+  static const int bytes = bytes_at(at::get_cpu_capability(), supported_levels().back().bytes);
   return bytes;
 }
 
