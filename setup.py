@@ -58,7 +58,8 @@ def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
     if home is None or not os.path.exists(os.path.join(home, "bin", "nvcc")):
         return "nvcc was not found (put the CUDA toolkit's bin on the PATH, or set CUDA_HOME)"
     if toolkit_version(home)[0] != int(torch_cuda.split(".")[0]):
-        return f"nvcc is of CUDA {'.'.join(map(str, toolkit_version(home)))}, torch of CUDA {torch_cuda}: their major versions must agree"
+        toolkit = ".".join(map(str, toolkit_version(home)))
+        return f"nvcc is of CUDA {toolkit}, torch of CUDA {torch_cuda}: their major versions must agree"
     return None
 
 
@@ -136,8 +137,9 @@ def main() -> None:
         import torch  # noqa: F401
     except ImportError:
         sys.exit(
-            "fastparam: compiles against the torch you run, and this build sees none: install torch, then run "
-            "`pip install --no-build-isolation .` (without --no-build-isolation pip hides the installed torch)"
+            "fastparam: compiles against the torch you run, and this build sees none: install torch, then "
+            "run `pip install --no-build-isolation .` (without --no-build-isolation pip hides the installed "
+            "torch)"
         )
     extension, command = extension_and_command()
     setup(ext_modules=[extension], cmdclass={"build_ext": command})

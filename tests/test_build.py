@@ -39,7 +39,10 @@ def setup_py():
 
 # ---- building --------------------------------------------------------------------------------------------
 
-SETUP = "import sys, runpy; sys.argv = ['setup.py', *sys.argv[1:]]; runpy.run_path('setup.py', run_name='__main__')"
+SETUP = (
+    "import sys, runpy; sys.argv = ['setup.py', *sys.argv[1:]]; "
+    "runpy.run_path('setup.py', run_name='__main__')"
+)
 WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {SETUP}"
 
 
@@ -83,10 +86,8 @@ def test_an_unknown_kind_of_build_is_refused():
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch could build CUDA kernels")
 def test_a_cuda_build_says_what_is_missing():
     result = run(SETUP, "build_ext", FASTPARAM_BUILD="cuda")
-    assert (
-        result.stderr.strip()
-        == "fastparam: FASTPARAM_BUILD=cuda, but the installed torch is a CPU build (torch.version.cuda is None)"
-    )
+    lack = "the installed torch is a CPU build (torch.version.cuda is None)"
+    assert result.stderr.strip() == f"fastparam: FASTPARAM_BUILD=cuda, but {lack}"
 
 
 def test_what_cuda_lacks(setup_py, tmp_path):
@@ -136,7 +137,8 @@ def import_error(folder):
 def test_a_build_for_another_torch_says_so(copy):
     built = copy / "fastparam" / "_built.py"
     built.write_text(built.read_text().replace(_built.torch, "2.0.1+cu118"))
-    expected = f"ImportError: fastparam was built for torch 2.0.1+cu118, but torch {torch.__version__} is running: rebuild it with `pip install "
+    running = f"but torch {torch.__version__} is running: rebuild it with `pip install "
+    expected = f"ImportError: fastparam was built for torch 2.0.1+cu118, {running}"
     assert import_error(copy).startswith(expected)
 
 
@@ -150,10 +152,8 @@ def test_a_library_that_does_not_load_is_never_a_bare_undefined_symbol(copy):
 
 def test_an_unbuilt_tree_says_so(copy):
     (copy / "fastparam" / "_built.py").unlink()
-    assert (
-        import_error(copy)
-        == "ImportError: fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
-    )
+    remedy = "run `pip install --no-build-isolation .` in its source tree"
+    assert import_error(copy) == f"ImportError: fastparam is not built here: {remedy}"
 
 
 def test_the_self_check_ends_in_ok():
@@ -162,7 +162,10 @@ def test_the_self_check_ends_in_ok():
 
 
 def test_the_self_check_names_the_op_that_is_wrong():
-    code = "import runpy, fastparam._reference as r; r.skew = r.symmetric; runpy.run_module('fastparam', run_name='__main__')"
+    code = (
+        "import runpy, fastparam._reference as r; r.skew = r.symmetric; "
+        "runpy.run_module('fastparam', run_name='__main__')"
+    )
     result = run(code)
     assert result.returncode == 1 and "skew of (33, 33) on cpu: a wrong result" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("not ok: rebuild with")

@@ -48,7 +48,10 @@ def test_without_a_device_one_sentence_before_any_work():
 
 
 def test_without_torch_one_sentence():
-    code = f"import sys, runpy; sys.modules['torch'] = None; sys.argv = ['gpu.py']; runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    code = (
+        "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['gpu.py']; "
+        f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (
         result.returncode == 2
@@ -119,7 +122,8 @@ def test_main_runs_what_is_asked_and_its_status_tells(work, monkeypatch, capsys)
 
 def test_a_command_out_of_time_ends_with_all_it_started(tmp_path):
     child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(tmp_path / 'alive')!r}).touch()"
-    code = f"import subprocess, sys; print('started', flush=True); subprocess.run([sys.executable, '-c', {child!r}])"
+    call = f"subprocess.run([sys.executable, '-c', {child!r}])"
+    code = f"import subprocess, sys; print('started', flush=True); {call}"
     ended = command.run([sys.executable, "-c", code], soon(2))
     assert ended.status == 124 and "started" in ended.output and "no more time" in ended.output
     time.sleep(4)
@@ -171,10 +175,8 @@ def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeyp
     monkeypatch.setattr(command, "test_files", lambda: (paths, []))
     outcome = command.test("9.0", soon(120))
     assert outcome.status == "FAILED"
-    assert (
-        outcome.detail
-        == "1 passed, 1 failed, 1 skipped in 4 files; failed: test_cuda_bad.py; nothing ran in: test_cuda_idle.py"
-    )
+    counts, idle = "1 passed, 1 failed, 1 skipped in 4 files", "nothing ran in: test_cuda_idle.py"
+    assert outcome.detail == f"{counts}; failed: test_cuda_bad.py; {idle}"
     late = command.test("9.0", soon(-1))
     assert late.status == "FAILED" and late.detail.endswith(f"no end in time: {', '.join(sources)}")
     monkeypatch.setattr(command, "test_files", lambda: ([paths[0], paths[3]], [Path("test_random.py")]))

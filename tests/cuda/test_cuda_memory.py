@@ -83,7 +83,8 @@ torch.manual_seed(0)
 for case in CASES:
     seen = hashlib.sha256()
     for batch, n in [(50, 3), (50, 24), (5, 130), (1, 300)]:
-        X = tuple(x.to({device!r}).requires_grad_() for x in case.inputs(batch, n=n, dtype=torch.float32, grad=False))
+        X = case.inputs(batch, n=n, dtype=torch.float32, grad=False)
+        X = tuple(x.to({device!r}).requires_grad_() for x in X)
         Y = case.bind(case.entry)(*X)
         G = torch.randn(Y.shape).to({device!r})
         for t in (Y, *torch.autograd.grad(Y, X, G)):

@@ -1,5 +1,6 @@
 """Wrong input: one sentence, whoever is asked, before any work. And the warnings, once a process."""
 
+import functools
 import re
 
 import numpy
@@ -35,8 +36,8 @@ def shape_sentence(case, shape):
 
 
 def dtype_sentence(case, dtype):
-    name = str(dtype).removeprefix("torch.")
-    return f"{case.word}: expected {case.argument} of dtype float32, float64, bfloat16, float16 or complex, got {name}"
+    name, dtypes = str(dtype).removeprefix("torch."), "float32, float64, bfloat16, float16 or complex"
+    return f"{case.word}: expected {case.argument} of dtype {dtypes}, got {name}"
 
 
 def check(sentence, f, kind=ValueError):
@@ -153,11 +154,8 @@ def test_not_a_tensor(thing):
         if case.public:
             given = f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
             sentence = f"{case.word}: expected {case.argument} to be a torch.Tensor, got {given}"
-            check(
-                sentence,
-                lambda: case.public(*tensors(thing, case), *case.arguments(torch.ones(3, 3))),
-                TypeError,
-            )
+            given = (*tensors(thing, case), *case.arguments(torch.ones(3, 3)))
+            check(sentence, functools.partial(case.public, *given), TypeError)
 
 
 @pytest.mark.parametrize("flag", ["yes", 1, 0, None, 1.0, numpy.int64(1), torch.tensor(True)], ids=repr)
@@ -241,11 +239,16 @@ for _ in range(3):
         f(X)
         f(X, True)
 """
-COMPLEX_SENTENCE = "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; real dtypes run the kernels"
+COMPLEX_SENTENCE = (
+    "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same result; "
+    "real dtypes run the kernels"
+)
 
 
 def test_complex_warns_once_a_process():
-    functions = "fastparam.functional.skew, fastparam.functional.symmetric, torch.ops.fastparam.skew_adjoint, torch.ops.fastparam.skew"
+    words = ("functional.skew", "functional.symmetric")
+    ops = ("skew_adjoint", "skew")
+    functions = ", ".join([*(f"fastparam.{w}" for w in words), *(f"torch.ops.fastparam.{op}" for op in ops)])
     done = python(WARN.format(dtype="torch.complex64", functions=functions))
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
@@ -262,10 +265,8 @@ def test_public_functions_warn_as_python_does():
 
 
 def test_real_dtypes_do_not_warn():
-    loop = WARN.format(
-        dtype="dtype", functions="fastparam.functional.skew, fastparam.functional.symmetric"
-    ).replace("\n", "\n    ")
-    done = python(
-        f"import torch\nfor dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):\n    {loop}"
-    )
+    functions = "fastparam.functional.skew, fastparam.functional.symmetric"
+    loop = WARN.format(dtype="dtype", functions=functions).replace("\n", "\n    ")
+    dtypes = "torch.float32, torch.float64, torch.bfloat16, torch.float16"
+    done = python(f"import torch\nfor dtype in ({dtypes}):\n    {loop}")
     assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -16,16 +16,19 @@ HASHES = """
 import hashlib, json, numpy, torch, fastparam
 from table import CASES, REAL, bits
 
-SHAPES = [(1, 1), (3, 3), (7, 8, 8), (3, 9, 9), (4, 12, 12), (2, 15, 15), (16, 16), (2, 17, 17), (3, 33, 33), (2, 3, 63, 63),
-          (100, 100), (257, 257), (3, 257, 257), (1024, 1024), (301, 2, 2), (302, 3, 3), (77, 4, 4), (2000, 5, 5), (500, 12, 12)]
+SHAPES = [(1, 1), (3, 3), (7, 8, 8), (3, 9, 9), (4, 12, 12), (2, 15, 15), (16, 16), (2, 17, 17), (3, 33, 33),
+          (2, 3, 63, 63), (100, 100), (257, 257), (3, 257, 257), (1024, 1024), (301, 2, 2), (302, 3, 3),
+          (77, 4, 4), (2000, 5, 5), (500, 12, 12)]
 LINEAR = [case for case in CASES if case.linear]  # others are compared by value below
 hashes = {}
 for dtype in REAL:
     for shape in SHAPES:
-        X = torch.from_numpy(numpy.random.default_rng(1).standard_normal(shape)).to(dtype)  # torch.randn depends on the level
+        # torch's own random numbers depend on the level.
+        X = torch.from_numpy(numpy.random.default_rng(1).standard_normal(shape)).to(dtype)
         X.view(-1)[:: 7] *= 1e-7
         X.view(-1)[1 :: 11] *= float("inf")
-        for layout, x in (("rows", X), ("columns", X.mT), ("window", torch.cat([X, X], -1)[..., 1 : 1 + shape[-1]])):
+        window = torch.cat([X, X], -1)[..., 1 : 1 + shape[-1]]
+        for layout, x in (("rows", X), ("columns", X.mT), ("window", window)):
             for case in LINEAR:
                 for threads in (1, 2):
                     torch.set_num_threads(threads)
@@ -84,7 +87,11 @@ def test_no_level_is_above_the_cpus(largest):
 
 @every_level
 def test_a_level_that_the_cpu_lacks_ends_no_process(level):
-    source = "import torch, fastparam; fastparam.functional.skew(torch.ones(40, 40)); print(fastparam._C.vector_bytes())"
+    source = """
+import torch, fastparam
+fastparam.functional.skew(torch.ones(40, 40))
+print(fastparam._C.vector_bytes())
+"""
     done = python(source, ATEN_CPU_CAPABILITY=level)
     most = BYTES[fastparam._C.supported_levels()[-1]]
     assert done.stdout.strip() == str(min(BYTES[level], most)), done.stderr
@@ -196,7 +203,8 @@ import fastparam
 assert not torch.cuda.is_initialized()
 assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 assert "fastparam._reference" not in sys.modules, "the library runs its reference"
-assert not {name for name in set(sys.modules) - before if name.startswith(("torch._inductor", "numpy", "setuptools", "pytest"))}
+heavy = ("torch._inductor", "numpy", "setuptools", "pytest")
+assert not {name for name in set(sys.modules) - before if name.startswith(heavy)}
 """
     done = python(source)
     assert done.returncode == 0 and done.stdout == "" and done.stderr == "", done.stdout + done.stderr
