@@ -65,7 +65,7 @@ class Case:
     before: Callable[[Tensor], Tensor] = lambda X: X
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
     smallest: int = 0  # order of the matrices it can give
-    composite: bool = False  # made of other ops, whose nodes and saved tensors are its own
+    composite: bool = False  # made of other ops, which stand in graphs and save tensors in its place
     static: bool = False  # symbolic sizes become constants of a graph
 
     @property

@@ -110,7 +110,7 @@ def test_graph_holds_the_op(case):
     ts = case.inputs()
     torch.compile(wave(case.bind(case.entry)), fullgraph=True, backend=backend)(*ts).sum().backward()
     forward, backward = ({str(node.target) for node in graph.graph.nodes} for graph in graphs)
-    assert f"fastparam.{case.word}.default" in forward
+    assert case.composite or f"fastparam.{case.word}.default" in forward
     assert any("fastparam." in target for target in backward) or not case.public
 
 
@@ -119,6 +119,8 @@ def test_graph_holds_the_op(case):
 def test_unbacked_size(case):
     if case.static:
         pytest.skip("the op makes its sizes constants")
+    if case.word == "stiefel_cayley":
+        pytest.skip("whether a matrix is tall, square or wide is a guard on its sizes")
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def f(x, k):
