@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -177,5 +177,6 @@ def orthogonal(
         assert weight is not None
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
-        module.parametrizations[name][-1].base = identity.expand(*weight.shape[:-2], n, n).contiguous()  # type: ignore[index, union-attr]
+        last: Any = module.parametrizations[name][-1]  # type: ignore[index, union-attr]
+        last.base = identity.expand(*weight.shape[:-2], n, n).contiguous()
     return module

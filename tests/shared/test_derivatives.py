@@ -56,7 +56,7 @@ def test_gradient_over_sizes_and_dtypes(case, device):
             for n in orders(batch)[case.smallest :]:  # from order 0 on
                 X = case.inputs(*batch, n=n, dtype=dtype, device=device)
                 G = torch.randn_like(X[0])
-                case.check_values(lambda f, *X: torch.autograd.grad(f(*X), X, G.to(X[0].dtype)), X)  # noqa: B023
+                case.check_values(lambda f, *X, G=G: torch.autograd.grad(f(*X), X, G.to(X[0].dtype)), X)
 
 
 @every

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import partial
 
 import numpy
 import pytest
@@ -142,7 +143,7 @@ def test_assignment_of_a_wrong_dtype(kind):
     layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", kind.ours())
     for dtype in (torch.int64, torch.bool, torch.uint8, torch.float8_e4m3fn):
         sentence = dtype_sentence(kind, str(dtype).removeprefix("torch."))
-        refused(layer, lambda: setattr(layer, "weight", torch.zeros(4, 4, dtype=dtype)), sentence)  # noqa: B023
+        refused(layer, partial(setattr, layer, "weight", torch.zeros(4, 4, dtype=dtype)), sentence)
     before = Snapshot(layer)
     with pytest.raises(ValueError, match="dtype"):  # torch's own check, of what the inverse returns
         layer.weight = torch.randn(4, 4, dtype=torch.float64)
