@@ -177,6 +177,6 @@ def orthogonal(
         assert weight is not None
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
-        last: Any = module.parametrizations[name][-1]  # type: ignore[index, union-attr]
+        last: Any = module.parametrizations[name][-1]  # type: ignore[index]
         last.base = identity.expand(*weight.shape[:-2], n, n).contiguous()
     return module
