@@ -125,7 +125,8 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
     with :math:`A_1` skew-symmetric from a triangle of the first k rows of ``X``, and B the others: the first
     k columns of the Cayley map of the n x n matrix :math:`(A_1, -B^T; B, 0)`, which torch and geotorch solve.
     Of a wide ``X`` the transpose is mapped. Square matrices are mapped as
-    :func:`~fastparam.functional.skew_cayley` does. Computed in float64 whatever the dtype.
+    :func:`~fastparam.functional.skew_cayley` does. On CPU the map is computed in the dtype of
+    ``X`` where ``X`` is small (half types in float32), else in float64; elsewhere in float64.
 
     Args:
         X: tensor of shape :math:`(*, n, k)`, any strides; float32, float64, bfloat16, float16 or complex

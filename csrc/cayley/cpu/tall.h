@@ -322,8 +322,8 @@ void load_tall(const Tall<T, In>& t) {
   run_tasks<TallLoadBody<T, In>>(t.call.shared(), t.tasks(), &t);
 }
 
-// Up to where the closed form is within the rounding of float when it is computed in double. With b the norm
-// of B it loses b^3 of Q2 = -2 B W, and b^6 of the gradient, where n - k < k; both measured.
+// Up to which row sum of C - I, b^2 with b the norm of B, double leaves the rounding of float: the error
+// grows as b^3 in Q2 = -2 B W, and as b^6 in the gradient where n - k < k.
 constexpr double kLargestGram = 1 << 17, kLargestGradientGram = 1 << 14;
 
 // Returns whether the guard holds: in the type of X where its columns are small, in double where the result
