@@ -49,6 +49,11 @@ def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | No
     return PH @ G @ PH * (-alpha / 2)
 
 
+def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
+    MH = torch.linalg.inv(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) + alpha * A).mH
+    return -2 * alpha * MH @ G @ MH
+
+
 def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
     T = X.tril(0 if X.is_complex() else -1) if lower else X.triu(0 if X.is_complex() else 1)
     return cayley(T - T.mH, alpha, signs)
@@ -92,8 +97,7 @@ def stiefel_cayley_backward(
     n, k = X.shape[-2:]
     T = X.tril() if lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
     T = nn.functional.pad(T, (0, n - k)).to(torch.promote_types(X.dtype, torch.float32))
-    MH = torch.linalg.inv(torch.eye(n, dtype=T.dtype, device=X.device) + alpha * (T - T.mH)).mH
-    dA = -2 * alpha * MH @ nn.functional.pad(signed(G.to(T.dtype), signs), (0, n - k)) @ MH
+    dA = cayley_gradient(nn.functional.pad(signed(G.to(T.dtype), signs), (0, n - k)), T - T.mH, alpha)
     D = (dA - dA.mH)[..., :k]
     rule, diagonal = (torch.tril if lower else torch.triu), 0 if X.is_complex() else -1 if lower else 1
     return torch.cat([rule(D[..., :k, :], diagonal), D[..., k:, :]], -2).to(X.dtype)
@@ -102,7 +106,11 @@ def stiefel_cayley_backward(
 def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
     if X.shape[-2] < X.shape[-1]:
         return trivialized_cayley(X.mT, base, alpha, lower).mT
-    return base.to(X.dtype) @ stiefel_cayley(X, alpha, lower)
+    return matrix_product(base.to(X.dtype), stiefel_cayley(X, alpha, lower))
+
+
+def matrix_product(A: Tensor, B: Tensor) -> Tensor:
+    return A @ B
 
 
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:

@@ -118,20 +118,39 @@ class Cayley(torch.autograd.Function):
         return sandwich(adjoint(ctx.saved_tensors), G, ctx.alpha), None
 
 
+def cotangents(P: Pair, G: Tensor, H: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Gradients of <H, sandwich(P^H, G)> with respect to G and to P."""
+    dP = add_pairs(product(product(G, adjoint(P)), H.mH), product(product(H.mH, adjoint(P)), G))
+    return sandwich(P, H, alpha), sum(dP) * (-alpha / 2)
+
+
 class CayleyBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, G: Tensor, Q: Tensor, alpha: float) -> Tensor:
-        ctx.save_for_backward(G, Q)
-        ctx.alpha = alpha
-        return sandwich(adjoint(add(Q, identity(Q))), G, alpha)
+        P, ctx.alpha = add(Q, identity(Q)), alpha
+        ctx.save_for_backward(G, *P)
+        return sandwich(adjoint(P), G, alpha)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, H: Tensor) -> tuple[Tensor, Tensor, None]:
-        G, Q = ctx.saved_tensors
-        P = add(Q, identity(Q))
-        dQ = add_pairs(product(product(G, adjoint(P)), H.mH), product(product(H.mH, adjoint(P)), G))
-        return sandwich(P, H, ctx.alpha), sum(dQ) * (-ctx.alpha / 2), None
+        G, high, low = ctx.saved_tensors
+        return *cotangents((high, low), G, H, ctx.alpha), None
+
+
+class CayleyGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, G: Tensor, A: Tensor, alpha: float) -> Tensor:
+        P, ctx.alpha = twice_inverse(A, alpha), alpha
+        ctx.save_for_backward(G, *P)
+        return sandwich(adjoint(P), G, alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, H: Tensor) -> tuple[Tensor, Tensor, None]:
+        G, high, low = ctx.saved_tensors
+        dG, dP = cotangents((high, low), G, H, ctx.alpha)
+        return dG, sandwich(adjoint((high, low)), dP, ctx.alpha), None
 
 
 def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
@@ -142,11 +161,36 @@ def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | No
     return CayleyBackward.apply(reference.signed(G, signs), reference.signed(Q, signs), alpha)
 
 
+def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
+    return CayleyGradient.apply(G, A, alpha)
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, B: Tensor) -> Tensor:
+        ctx.save_for_backward(A, B)
+        return sum(product(A, B))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+        A, B = ctx.saved_tensors
+        return sum(product(G, B.mH)), sum(product(A.mH, G))
+
+
+BY_MORE = {
+    "cayley": cayley,
+    "cayley_backward": cayley_backward,
+    "cayley_gradient": cayley_gradient,
+    "matrix_product": Product.apply,
+}
+
+
 @contextlib.contextmanager
 def more() -> Iterator[None]:
     """Every reference has these digits in its inverses and products, for its value and its first derivative,
     and is rounded to float64 at the end; all else that a reference does moves entries, or adds two of
     them.
     """
-    with mock.patch.multiple(reference, cayley=cayley, cayley_backward=cayley_backward):
+    with mock.patch.multiple(reference, **BY_MORE):
         yield

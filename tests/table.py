@@ -182,8 +182,12 @@ def reflection(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Te
     ).expand(shape)
 
 
-def half_signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    return signs((*shape[:-2], half(shape[-1]), 1), device)
+def third(n: int) -> int:
+    return (n + 2) // 3
+
+
+def third_signs(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    return signs((*shape[:-2], third(shape[-1]), 1), device)
 
 
 MASKS = {
@@ -284,10 +288,10 @@ def _cayley() -> list[Case]:
             "stiefel_cayley",
             1.0,
             False,
-            half_signs,
+            third_signs,
             saved=3,
             square=False,
-            before=lambda X: X[..., : half(X.shape[-1]), :],
+            before=lambda X: X[..., : third(X.shape[-1]), :],
             after=lambda Q, n: nn.functional.pad(Q, (0, 0, 0, n - Q.shape[-2])),
         ),
         TallBackward(
@@ -295,12 +299,12 @@ def _cayley() -> list[Case]:
             op=ops.stiefel_cayley_backward.default,
             reference=reference.stiefel_cayley_backward,
             tensors=2,
-            others=(-0.5, False, half_signs),
+            others=(-0.5, False, third_signs),
             composite=True,
             linear=False,
             square=False,
             argument="X",
-            before=lambda X: X[..., : half(X.shape[-1])],
+            before=lambda X: X[..., : third(X.shape[-1])],
             after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
         ),
         case(

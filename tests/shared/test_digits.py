@@ -1,11 +1,15 @@
 """The judge of results in float64 (digits.py), judged by exact fractions."""
 
+import inspect
+import re
 from fractions import Fraction
 
 import digits
 import pytest
 import torch
 from table import F64
+
+from fastparam import _reference as reference
 
 real_and_complex = pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
 
@@ -95,3 +99,12 @@ def test_first_derivatives(dtype):
     signs = torch.tensor([1.0, -1.0, 0.0], dtype=dtype)
     assert torch.autograd.gradcheck(lambda A: digits.cayley(A, 0.3, signs), A)
     assert torch.autograd.gradcheck(lambda G, Q: digits.cayley_backward(G, Q, 0.3, signs), (G, Q))
+    assert torch.autograd.gradcheck(lambda G, A: digits.cayley_gradient(G, A, 0.3), (G, A))
+    assert torch.autograd.gradcheck(digits.Product.apply, (G, A))
+
+
+def test_no_reference_multiplies_in_float64():
+    """A function of the references with an inverse or a product of matrices has one of more digits."""
+    functions = {name: f for name, f in vars(reference).items() if inspect.isfunction(f)}
+    inexact = {name for name, f in functions.items() if re.search(r"\w @ \w|linalg", inspect.getsource(f))}
+    assert inexact == set(digits.BY_MORE)
