@@ -1,9 +1,13 @@
 """Builds fastparam._C against the torch that is installed: csrc/**/*.cpp, plus csrc/**/*.cu when CUDA is
 built.
 
-FASTPARAM_BUILD       auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or
-fail, saying what is missing TORCH_CUDA_ARCH_LIST  architectures, in torch's own syntax MAX_JOBS
-compilers at a time; the default follows cores and memory
+FASTPARAM_BUILD
+    auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or fail, saying what
+    is missing.
+TORCH_CUDA_ARCH_LIST
+    Architectures, in torch's own syntax.
+MAX_JOBS
+    Compilers at a time; the default follows cores and memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 // The C++ names of the ops: struct, name in the dispatcher, types after the first tensor.
 #pragma once
 
-#include "core/autograd.h"
+#include <optional>
+
+#include "core/op.h"
 
 namespace fastparam {
 

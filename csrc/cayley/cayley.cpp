@@ -8,10 +8,18 @@
 // (skew_cayley_packed).
 #include "cayley.h"
 
+#include <ATen/ATen.h>
+
+#include "../core/autograd.h"
 #include "../ops.h"
 #include "register.h"
 
 namespace fastparam {
+
+Tensor dense(const Signs& signs, const Tensor& Q) {
+  if (!signs) return {};
+  return (signs->is_complex() ? at::real(*signs) : *signs).to(at::toOpMathType(Q.scalar_type())).contiguous();
+}
 
 namespace {
 

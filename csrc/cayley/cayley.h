@@ -120,14 +120,17 @@ inline Tensor empty_unpacked_skew(const Tensor& v) {
   c10::SymDimVector sizes(v.sym_sizes().begin(), v.sym_sizes().end());
   sizes.back() = packed_order(v);
   sizes.push_back(sizes.back());
-  return at::empty_symint(sizes, v.options());
+  return v.new_empty_symint(sizes);
 }
 inline Tensor empty_packed_skew(const Tensor& Q) {
   const int64_t n = Q.sym_size(-1).guard_int(__FILE__, __LINE__);
   c10::SymDimVector sizes(Q.sym_sizes().begin(), Q.sym_sizes().end() - 1);
   sizes.back() = n * (n - 1) / 2;
-  return at::empty_symint(sizes, Q.options());
+  return Q.new_empty_symint(sizes);
 }
+
+// Signs as the kernels read them: contiguous, in the type computed in. Undefined where there are none.
+Tensor dense(const Signs& signs, const Tensor& Q);
 
 // Half types are computed in float32.
 namespace expression {

@@ -1,4 +1,6 @@
 // The Cayley map and its gradient in ATen operations and, through the dispatcher, the maps of triangles.
+#include <ATen/ATen.h>
+
 #include "cayley.h"
 
 #include "../ops.h"

@@ -1,6 +1,10 @@
 // stiefel_cayley: n x k matrices with orthonormal columns (rows, where they are wide), in O(n k^2): the first
 // k columns of the Cayley map of the skew matrix [A1 -B^H; B 0], A1 = skew(X[:k]), B = X[k:]. A square matrix
 // is skew_cayley's.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include "../core/autograd.h"
 #include "../core/fallback.h"
 #include "../ops.h"
 #include "cayley.h"

@@ -14,6 +14,8 @@
 //   tangent   dQ = -2 alpha M [dA1 W - dB^H N; dB W]
 //   gradient  dA1 = -2 alpha Y1 W^H, dB = -2 alpha (Y2 W^H - N Y1^H) of Y = M^H G
 // Of a wide X all is done on the transpose.
+#include <ATen/ATen.h>
+
 #include "../ops.h"
 #include "cayley.h"
 

@@ -1,15 +1,14 @@
 // How an op of this package gets its derivatives: by hand what PyTorch generates for its own ops
 // (VariableType, Functions). Ops take a tensor first and return one tensor.
 //
-//   struct Skew : Op<Skew, bool> {...}   the op's handle in the dispatcher, and the kernels that every op
-//   shares Skew::linear<SkewAdjoint>            Autograd kernel of a linear op: the derivative is another op
-//   BackwardNode, make_node, attach, set_tangent, save   the parts of an Autograd kernel of any other op (see
-//   cayley/cayley.cpp)
+//   linear<Skew, SkewAdjoint, bool>
+//       The Autograd kernel of a linear op: the derivative is another op.
+//   BackwardNode, make_node, attach, set_tangent, save
+//       The parts of an Autograd kernel of any other op (see cayley/cayley.cpp).
 #pragma once
 
 #include <torch/csrc/autograd/VariableTypeUtils.h>
 #include <torch/csrc/dynamo/compiled_autograd.h>
-#include <torch/library.h>
 #include <torch/version.h>
 
 #include <mutex>
@@ -19,9 +18,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "op.h"
+
 namespace fastparam {
 
-using at::Tensor;
 using torch::autograd::isFwGradDefined;
 using torch::autograd::variable_list;
 
@@ -205,7 +205,8 @@ void save(const NodePtr<Node>& node, const T&... values) {
 #endif
 }
 
-// ---- ops --------------------------------------------------------------------------------------------------
+// ---- linear ops
+// --------------------------------------------------------------------------------------------------
 
 template <class Self, class Adjoint, class... Rest>
 struct LinearBackward : BackwardNode<LinearBackward<Self, Adjoint, Rest...>, std::decay_t<Rest>...> {
@@ -215,44 +216,15 @@ struct LinearBackward : BackwardNode<LinearBackward<Self, Adjoint, Rest...>, std
   }
 };
 
-// Self defines `static constexpr char name[] = "fastparam::<op>"`; the op's schema is (Tensor, Rest...) ->
-// Tensor.
-template <class Self, class... Rest>
-struct Op {
-  static const char* word() { return Self::name + sizeof("fastparam::") - 1; }
-
-  static const auto& handle() {
-    static const auto handle = c10::Dispatcher::singleton()
-                                   .findSchemaOrThrow(Self::name, "")
-                                   .template typed<Tensor(const Tensor&, Rest...)>();
-    return handle;
-  }
-
-  static Tensor call(const Tensor& X, Rest... rest) { return handle().call(X, rest...); }
-
-  // The next kernel after Autograd. `keys` are those this Autograd kernel was called with.
-  static Tensor below_autograd(c10::DispatchKeySet keys, const Tensor& X, Rest... rest) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    return handle().redispatch(keys & c10::after_autograd_keyset, X, rest...);
-  }
-
-  // Autograd kernel of an op that is linear in X. Its tangent is the op itself, its gradient the adjoint op.
-  template <class Adjoint>
-  static Tensor linear(c10::DispatchKeySet keys, const Tensor& X, Rest... rest) {
-    auto node = make_node<LinearBackward<Self, Adjoint, Rest...>>(X);
-    Tensor Y = below_autograd(keys, X, rest...);
-    attach(node, Y);
-    if (isFwGradDefined(X)) set_tangent(Y, call(X._fw_grad(0), rest...));
-    save(node, rest...);
-    return Y;
-  }
-
-  // Autocast kernel of an op whose kernels contain matrix products: without it autocast would round inside
-  // them.
-  static Tensor no_autocast(const Tensor& X, Rest... rest) {
-    c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
-    return call(X, rest...);
-  }
-};
+// Autograd kernel of an op that is linear in X. Its tangent is the op itself, its gradient the adjoint op.
+template <class Self, class Adjoint, class... Rest>
+Tensor linear(c10::DispatchKeySet keys, const Tensor& X, Rest... rest) {
+  auto node = make_node<LinearBackward<Self, Adjoint, Rest...>>(X);
+  Tensor Y = Self::below_autograd(keys, X, rest...);
+  attach(node, Y);
+  if (isFwGradDefined(X)) set_tangent(Y, Self::call(X._fw_grad(0), rest...));
+  save(node, rest...);
+  return Y;
+}
 
 }  // namespace fastparam

@@ -1,7 +1,7 @@
 // The shape rules, called by Meta, CPU and CUDA alike; the real types that kernels are made for.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <sstream>
 #include <string>
@@ -55,7 +55,7 @@ inline void check_square(const char* op, const char* argument, const Tensor& X) 
 }
 
 // Outputs are contiguous whatever the strides of the input.
-inline Tensor empty_like_contiguous(const Tensor& X) { return at::empty_symint(X.sym_sizes(), X.options()); }
+inline Tensor empty_like_contiguous(const Tensor& X) { return X.new_empty_symint(X.sym_sizes()); }
 
 // X as a batch of matrices whose rows are dense: the batch has one stride, the rows another. What is not so
 // is copied.

@@ -3,6 +3,9 @@
 // layout.
 #include "prune.h"
 
+#include <torch/library.h>
+
+#include "../core/autograd.h"
 #include "../core/fallback.h"
 #include "../ops.h"
 
@@ -45,6 +48,8 @@ TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
   m.impl("unpack_mask", &Dispatch<check_unpack, expression::unpack_mask>::run);
 }
 
-TORCH_LIBRARY_IMPL(fastparam, Autograd, m) { m.impl("masked_prune", &MaskedPrune::linear<MaskedPrune>); }
+TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
+  m.impl("masked_prune", &linear<MaskedPrune, MaskedPrune, const Tensor&>);
+}
 
 }  // namespace fastparam

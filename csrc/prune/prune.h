@@ -76,10 +76,10 @@ inline void check_unpack(const Tensor& packed, c10::SymIntArrayRef size) {
 }
 
 inline Tensor empty_packed(const Tensor& mask) {
-  return at::empty_symint({(mask.sym_numel() + 7) / 8}, mask.options().dtype(at::kByte));
+  return mask.new_empty_symint({(mask.sym_numel() + 7) / 8}, at::kByte);
 }
 inline Tensor empty_unpacked(const Tensor& packed, c10::SymIntArrayRef size) {
-  return at::empty_symint(size, packed.options().dtype(at::kBool));
+  return packed.new_empty_symint(size, at::kBool);
 }
 
 namespace expression {

@@ -1,4 +1,6 @@
 // masked_prune, pack_mask and unpack_mask in ATen operations.
+#include <ATen/ATen.h>
+
 #include "prune.h"
 
 namespace fastparam::expression {

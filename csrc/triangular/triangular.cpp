@@ -4,6 +4,9 @@
 // With `lower` the other triangle is read, and the adjoints fill that one. Complex: plain transposes.
 #include "triangular.h"
 
+#include <torch/library.h>
+
+#include "../core/autograd.h"
 #include "../core/fallback.h"
 #include "../ops.h"
 
@@ -41,10 +44,10 @@ TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
-  m.impl("symmetric", &Symmetric::linear<SymmetricAdjoint>);
-  m.impl("symmetric_adjoint", &SymmetricAdjoint::linear<Symmetric>);
-  m.impl("skew", &Skew::linear<SkewAdjoint>);
-  m.impl("skew_adjoint", &SkewAdjoint::linear<Skew>);
+  m.impl("symmetric", &linear<Symmetric, SymmetricAdjoint, bool>);
+  m.impl("symmetric_adjoint", &linear<SymmetricAdjoint, Symmetric, bool>);
+  m.impl("skew", &linear<Skew, SkewAdjoint, bool>);
+  m.impl("skew_adjoint", &linear<SkewAdjoint, Skew, bool>);
 }
 
 }  // namespace fastparam

@@ -1,4 +1,6 @@
 // symmetric, skew and their adjoints in ATen operations.
+#include <ATen/ATen.h>
+
 #include "triangular.h"
 
 namespace fastparam::expression {

@@ -13,11 +13,6 @@ namespace {
 
 using namespace fastparam::cpu;
 
-// Signs as the kernels read them: contiguous, in the type computed in.
-Tensor dense(const Signs& signs, const Tensor& Q) {
-  if (!signs) return {};
-  return (signs->is_complex() ? at::real(*signs) : *signs).to(at::toOpMathType(Q.scalar_type())).contiguous();
-}
 template <class T>
 const compute_t<T>* data_of(const Tensor& signs) {
   return signs.defined() ? signs.const_data_ptr<compute_t<T>>() : nullptr;

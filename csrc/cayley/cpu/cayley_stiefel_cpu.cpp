@@ -23,10 +23,9 @@ Tensor run(const Tensor& X, const Tensor& G, const Tensor& Q, double alpha, bool
   Tensor out = at::detail::empty_cpu(X.sizes(), X.options());
   if (out.numel() == 0) return out;
   const auto type = at::toOpMathType(X.scalar_type());
-  const auto dense = [&](const Tensor& t) { return t.defined() ? t.to(type).contiguous() : t; };
-  const Tensor x = dense(X), g = dense(G), q = dense(Q),
-               D = signs ? dense(signs->is_complex() ? at::real(*signs) : *signs) : Tensor();
-  Tensor y = out.scalar_type() == type ? out : at::empty(X.sizes(), X.options().dtype(type));
+  const auto wide = [&](const Tensor& t) { return t.defined() ? t.to(type).contiguous() : t; };
+  const Tensor x = wide(X), g = wide(G), q = wide(Q), D = dense(signs, X);
+  Tensor y = out.scalar_type() == type ? out : at::detail::empty_cpu(X.sizes(), X.options().dtype(type));
   const int64_t rows = X.size(-2), columns = X.size(-1), batch = X.numel() / (rows * columns);
   std::vector<uint8_t> failed(batch);
   with_real_type(type, [&](auto zero) {

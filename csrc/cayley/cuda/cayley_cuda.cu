@@ -1,4 +1,5 @@
 // cayley, skew_cayley, skew_cayley_packed and their gradients on CUDA: which kernels take which orders.
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 
 #include "../cayley.h"
@@ -10,12 +11,6 @@ namespace fastparam {
 namespace {
 
 using namespace fastparam::cuda;
-
-// Signs as the kernels read them: contiguous, in the type computed in.
-Tensor dense(const Signs& signs, const Tensor& Q) {
-  if (!signs) return {};
-  return (signs->is_complex() ? at::real(*signs) : *signs).to(at::toOpMathType(Q.scalar_type())).contiguous();
-}
 
 template <class T>
 Given<T> given(const Matrices& X, Layout layout, double alpha, const Tensor& signs = {}) {
@@ -47,7 +42,7 @@ void run(const Given<T>& given, Tensor& Q) {
 
 Tensor forward(const Tensor& X, double alpha, Layout layout, const Signs& signs) {
   const c10::cuda::CUDAGuard device(X.device());
-  Tensor Q = empty_like_contiguous(X);
+  Tensor Q = at::empty(X.sizes(), X.options());
   if (Q.numel() == 0) return Q;
   const Tensor D = dense(signs, Q);
   with_real_type(X.scalar_type(),
@@ -90,7 +85,7 @@ void run_backward(const Tensor& G, const Tensor& Q, const Tensor& signs, Tensor&
 
 Tensor backward(const Tensor& G, const Tensor& Q, double alpha, Layout layout, const Signs& signs) {
   const c10::cuda::CUDAGuard device(Q.device());
-  Tensor D = layout == Layout::packed ? empty_packed_skew(Q) : empty_like_contiguous(Q);
+  Tensor D = layout == Layout::packed ? empty_packed_skew(Q) : at::empty(Q.sizes(), Q.options());
   if (D.numel() == 0) return D;
   const Tensor s = dense(signs, Q);
   with_real_type(Q.scalar_type(),

@@ -1,4 +1,5 @@
 // masked_prune, pack_mask and unpack_mask on CUDA: one launch each.
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -92,7 +93,7 @@ MaskedRows rows_of(const Tensor& X, const Tensor& mask) {
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {
   check_prune(X, mask);
   const c10::cuda::CUDAGuard device(X.device());
-  Tensor Y = empty_like_contiguous(X);
+  Tensor Y = at::empty(X.sizes(), X.options());
   if (Y.numel() == 0) return Y;
   const MaskedRows rows = rows_of(X, mask);
   if (Y.element_size() == 16) run<Sixteen>(rows, Y);

@@ -1,4 +1,5 @@
 // symmetric, skew and their adjoints on CUDA: one launch each.
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -102,7 +103,7 @@ void run(const Matrices& X, Tensor& Y, bool skew, bool lower) {
 template <bool Adjoint, bool Skew>
 Tensor map(const Tensor& X, bool lower) {
   const c10::cuda::CUDAGuard device(X.device());
-  Tensor Y = empty_like_contiguous(X);
+  Tensor Y = at::empty(X.sizes(), X.options());
   if (Y.numel() == 0) return Y;
   const auto run_as = [&](auto zero) { run<decltype(zero), Adjoint>(Matrices(X), Y, Skew, lower); };
   if constexpr (Adjoint) with_real_type(X.scalar_type(), run_as);
