@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ SETUP = (
     "import sys, runpy; sys.argv = ['setup.py', *sys.argv[1:]]; "
     "runpy.run_path('setup.py', run_name='__main__')"
 )
+ONLY_HERE = "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]"
 WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {SETUP}"
 
 
@@ -54,12 +56,25 @@ def test_an_isolated_build_stops_before_anything_is_downloaded(command):
     assert "install torch, then run `pip install --no-build-isolation .`" in sentence
 
 
-def test_sdist_needs_no_torch_and_holds_what_a_build_needs(tmp_path):
-    source = tmp_path / "source"
+@pytest.fixture
+def source(tmp_path):
+    """A copy of the source tree, as a clone has it."""
     kept = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+        ".git",
+        ".venv*",
+        "build",
+        "dist",
+        "*.egg-info",
+        "*.so",
+        "_built.py",
+        "__pycache__",
+        ".*_cache",
+        ".hypothesis",
     )
-    shutil.copytree(ROOT, source, ignore=kept)
+    return Path(shutil.copytree(ROOT, tmp_path / "source", ignore=kept))
+
+
+def test_sdist_needs_no_torch_and_holds_what_a_build_needs(source, tmp_path):
     result = run(WITHOUT_TORCH, "-q", "sdist", "-d", str(tmp_path), cwd=source)
     assert result.returncode == 0, result.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
@@ -76,6 +91,29 @@ def test_sdist_needs_no_torch_and_holds_what_a_build_needs(tmp_path):
         <= held
     )
     assert not any(name.endswith((".so", "_built.py")) for name in held)
+
+
+def test_a_wheel_holds_every_module(source, tmp_path):
+    """Built, but for the library, which is the installed one; installed, and each of its modules imported."""
+    assert run(WITHOUT_TORCH, "-q", "build_py", cwd=source).returncode == 0
+    installed, (lib,) = Path(fastparam.__file__).parent, source.glob("build/lib*")
+    for file in (*installed.glob("_C*.so"), installed / "_built.py"):
+        shutil.copy(file, lib / "fastparam")
+    wheel = run(SETUP, "-q", "bdist_wheel", "--skip-build", "-b", str(tmp_path / "b"), cwd=source)
+    assert wheel.returncode == 0, wheel.stderr
+    site = tmp_path / "site"
+    with zipfile.ZipFile(*source.glob("dist/*.whl")) as archive:
+        archive.extractall(site)
+    files = {path.relative_to(ROOT) for path in (ROOT / "fastparam").rglob("*.py*") if path.suffix != ".pyc"}
+    assert {path for path in files if not (site / path).exists()} == set()
+    names = [".".join(path.with_suffix("").parts) for path in files if path.suffix == ".py"]
+    modules = sorted(name.removesuffix(".__init__") for name in names if not name.endswith("__main__"))
+    code = (
+        f"import sys; {ONLY_HERE}; sys.path.insert(0, {str(site)!r}); import importlib, fastparam; "
+        f"[importlib.import_module(name) for name in {modules}]; print(fastparam.__file__)"
+    )
+    result = run(code, cwd=tmp_path)
+    assert result.stdout.strip() == str(site / "fastparam" / "__init__.py"), result.stderr
 
 
 def test_an_unknown_kind_of_build_is_refused():
@@ -124,11 +162,8 @@ def copy(tmp_path):
 
 
 def import_error(folder):
-    only_here = (
-        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]"
-    )
     result = run(
-        f"import sys; {only_here}; sys.path.insert(0, {str(folder)!r}); import fastparam", cwd=folder
+        f"import sys; {ONLY_HERE}; sys.path.insert(0, {str(folder)!r}); import fastparam", cwd=folder
     )
     assert result.returncode != 0
     return result.stderr.strip().splitlines()[-1]
@@ -156,17 +191,19 @@ def test_an_unbuilt_tree_says_so(copy):
     assert import_error(copy) == f"ImportError: fastparam is not built here: {remedy}"
 
 
-def test_the_self_check_ends_in_ok():
-    result = subprocess.run([sys.executable, "-m", "fastparam"], capture_output=True, text=True)
+# Not in the source tree, where Python would find its unbuilt package before an installed wheel.
+def test_the_self_check_ends_in_ok(tmp_path):
+    code = "import runpy; runpy.run_module('fastparam', run_name='__main__')"
+    result = run(code, cwd=tmp_path)
     assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("ok"), result.stdout
 
 
-def test_the_self_check_names_the_op_that_is_wrong():
+def test_the_self_check_names_the_op_that_is_wrong(tmp_path):
     code = (
         "import runpy, fastparam._reference as r; r.skew = r.symmetric; "
         "runpy.run_module('fastparam', run_name='__main__')"
     )
-    result = run(code)
+    result = run(code, cwd=tmp_path)
     assert result.returncode == 1 and "skew of (33, 33) on cpu: a wrong result" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("not ok: rebuild with")
 
