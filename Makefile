@@ -1,6 +1,6 @@
 # Two commands for a fresh machine with python3 and a C++ compiler:
 #   make demo   environment, build, an example on real data and a short benchmark table
-#   make test   environment, build, all tests
+#   make test   environment, build, all tests (but for those that take minutes each: make sanitize)
 # and on a machine with a GPU, whose environment has torch, pybind11, ninja, pytest and pytest-benchmark:
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:
@@ -13,7 +13,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test bench gpu lint cmake clean tools
+.PHONY: demo test sanitize bench gpu lint cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,11 @@ test: tools
 	$(BUILD) ".[$(EXTRAS)]"
 	$(PY) -m fastparam
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
+
+# Device code on the CPU, under the address and undefined-behaviour sanitizers.
+sanitize: tools
+	$(BUILD) ".[test]"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m sanitize
 
 bench: tools
 	$(BUILD) ".[bench,rivals]"

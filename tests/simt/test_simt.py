@@ -15,13 +15,16 @@ BUILDS = {
     "plain": ["-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"],
     "sanitized": ["-O1", "-g", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
+every_build = pytest.mark.parametrize(
+    "build", ["plain", pytest.param("sanitized", marks=pytest.mark.sanitize)]
+)
 
 
 def test_there_are_programs() -> None:
     assert PROGRAMS
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@every_build
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_device_code(program: Path, build: str, tmp_path: Path) -> None:
     compiler = shutil.which("g++")
