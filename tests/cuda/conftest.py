@@ -6,11 +6,13 @@ import torch
 
 from fastparam import _built
 
+DRY = pytest.param("dry", marks=pytest.mark.dry)
 
-@pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", "dry"])
+
+@pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", DRY])
 def gpu(request, monkeypatch):
-    """A CUDA device. Where there is none the test is skipped, and its logic is tried on a CPU that plays one:
-    see cuda_dry.py.
+    """A CUDA device. Where there is none the test is skipped, and the code of its function is tried once, on
+    a CPU that plays one: see cuda_dry.py.
     """
     if request.param == "dry":
         cuda_dry.play(monkeypatch)
@@ -20,3 +22,14 @@ def gpu(request, monkeypatch):
     if _built.cuda is None:
         pytest.skip("needs a build with CUDA kernels: FASTPARAM_BUILD=cuda")
     return "cuda"
+
+
+def pytest_collection_modifyitems(items):
+    tried, kept = set(), []
+    for item in items:
+        dry = item.get_closest_marker("dry") is not None
+        if not dry or item.function not in tried:
+            kept.append(item)
+        if dry:
+            tried.add(item.function)
+    items[:] = kept
