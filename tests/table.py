@@ -331,6 +331,25 @@ every_single = pytest.mark.parametrize(
 every_square = pytest.mark.parametrize(
     "case", [case for case in CASES if case.square], ids=lambda case: case.name
 )
+# A compiler sees schemas and formulas, not kernels: where a test tries a mode of a compiler and not an op,
+# one op of each kind stands for the others. Linear; of two tensors; with a mask; with an optional tensor; of
+# sizes that are constants; with guards on its shape.
+ONE_OF_EACH = (
+    "skew-upper",
+    "skew_cayley-upper_backward",
+    "masked_prune-packed",
+    "skew_cayley-lower",
+    "skew_cayley_packed",
+    "stiefel_cayley-tall",
+)
+one_of_each = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ONE_OF_EACH], ids=lambda case: case.name
+)
+one_public_of_each = pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name in ONE_OF_EACH and case.public],
+    ids=lambda case: case.name,
+)
 every_public = pytest.mark.parametrize(
     "case", [case for case in CASES if case.public], ids=lambda case: case.name
 )

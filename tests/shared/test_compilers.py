@@ -4,13 +4,18 @@ import pytest
 import torch
 import torch._dynamo.compiled_autograd
 import torch._dynamo.testing
-from table import CASES, F64, every, every_public
+from table import CASES, F64, ONE_OF_EACH, every, every_public, one_of_each, one_public_of_each
 from torch._functorch.aot_autograd import make_boxed_func
 
 import fastparam
 
 fixed = pytest.mark.usefixtures("dynamo")
-static_and_dynamic = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+# An expression of other ops and of ATen's, whose derivative is one of hundreds of them, and none of ours: it
+# is compiled for one size only. Graphs of the tall map hold it as their backward part.
+LONG = [case for case in CASES if case.word == "stiefel_cayley_backward"]
+every_short = pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in LONG], ids=lambda case: case.name
+)
 
 
 def wave(f):
@@ -26,41 +31,57 @@ def check(compiled, f, ts):
         torch.testing.assert_close(compiled(*ts), f(*ts))
 
 
-@every
-@fixed
-@static_and_dynamic
-def test_compile(case, dynamic):
-    f = wave(case.bind(case.entry))
-    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for n in (3, 5, 9):
-        check(compiled, f, case.inputs(n=n))
+class Graphs:
+    """The backend aot_eager, which keeps the graphs that it is given."""
+
+    def __init__(self):
+        self.kept = []
+        self.compile = torch._dynamo.backends.common.aot_autograd(fw_compiler=self.keep)
+
+    def keep(self, graph, _):
+        self.kept.append({str(node.target) for node in graph.graph.nodes})
+        return make_boxed_func(graph.forward)
 
 
 @every
 @fixed
-@static_and_dynamic
-def test_compile_batches(case, dynamic):
+def test_compile(case):
+    """One graph for matrices of every order in batches of every size. It keeps the op whole, and so does its
+    backward graph: nothing is decomposed, nothing breaks the graph.
+    """
+    f, graphs, dynamic = wave(case.bind(case.entry)), Graphs(), case not in LONG
+    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend=graphs.compile)
+    for b, n in ((2, 4), (5, 9), (7, 5)) if dynamic else ((2, 4),):
+        check(compiled, f, case.inputs(b, n=n))
+        assert case.static or len(graphs.kept) == 3, "forward, backward, and forward without a gradient"
+    forward, backward, alone = graphs.kept[:3]
+    assert case.composite or f"fastparam.{case.word}.default" in forward & alone
+    assert any("fastparam." in target for target in backward) or not case.public
+
+
+@one_of_each
+@fixed
+def test_compile_for_each_size(case):
     f = wave(case.bind(case.entry))
-    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    check(compiled, f, case.inputs(2))
+    compiled = torch.compile(f, fullgraph=True, dynamic=False, backend="aot_eager")
+    check(compiled, f, case.inputs())
     check(compiled, f, tuple(t.detach().mT.requires_grad_() for t in case.inputs(2)))
-
-
-def everything(scale=1.0):
-    """All ops in one graph."""
-    return lambda X: sum(
-        (case.bind(case.entry)(*[X * scale] * case.tensors) * (i + 1)).sin() for i, case in enumerate(CASES)
-    )
 
 
 @pytest.mark.slow
 @fixed
-@static_and_dynamic
-def test_inductor(dynamic):
-    f = everything()
-    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic)
-    for n in (4, 9) if dynamic else (4,):
-        check(compiled, f, (torch.randn(2, n, n, dtype=F64, requires_grad=True),))
+def test_inductor():
+    """One op of each kind, all in one graph, but the tall one: its backward graph is ATen's."""
+    cases = [case for case in CASES if case.name in ONE_OF_EACH and case.word != "stiefel_cayley"]
+    f = lambda X: sum(
+        (case.bind(case.entry)(*[X] * case.tensors) * (i + 1)).sin() for i, case in enumerate(cases)
+    )
+    compiled = torch.compile(f, fullgraph=True, dynamic=True)
+    for n in (4, 9):
+        X = torch.randn(2, n, n, dtype=F64, requires_grad=True)
+        Y = compiled(X)
+        torch.testing.assert_close(Y, f(X))
+        torch.testing.assert_close(torch.autograd.grad(Y.sum(), X), torch.autograd.grad(f(X).sum(), X))
 
 
 @pytest.mark.slow
@@ -73,45 +94,21 @@ def test_inductor_bfloat16_under_autocast():
         torch.testing.assert_close(torch.compile(f, fullgraph=True)(X), f(X), rtol=2e-2, atol=2e-2)
 
 
-@every_public
+@one_public_of_each
 @fixed
-@pytest.mark.parametrize("batched", [False, True], ids=["order", "batch"])
-def test_no_recompilation_over_sizes(case, batched):
-    if case.static and not batched:
+def test_no_recompilation_over_orders(case):
+    if case.static:
         pytest.skip("the op makes its sizes constants")
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(
-        lambda *ts: case.bind(case.public)(*ts).sin(), fullgraph=True, dynamic=True, backend=counter
-    )
-    shapes = [(b, 3, 3) for b in (2, 5, 7)] if batched else [(n, n) for n in (5, 4, 9, 17)]
+    compiled = torch.compile(case.bind(case.public), fullgraph=True, dynamic=True, backend=counter)
     counts = []
-    for shape in shapes:
-        ts = tuple(torch.randn(shape, requires_grad=True) for _ in range(case.tensors))
+    for n in (5, 4, 9, 17):
+        ts = case.inputs(n=n)
         y = compiled(*ts)
         y.sum().backward()
-        torch.testing.assert_close(y, case.bind(case.reference)(*ts).sin())
+        torch.testing.assert_close(y, case.bind(case.reference)(*ts))
         counts.append(counter.frame_count)
-    assert counts == counts[:1] * len(shapes)
-
-
-@every
-@fixed
-def test_graph_holds_the_op(case):
-    """Dynamo keeps the op whole, and so does the backward graph: nothing is decomposed, nothing breaks the
-    graph.
-    """
-    graphs = []
-
-    def keep(graph, _):
-        graphs.append(graph)
-        return make_boxed_func(graph.forward)
-
-    backend = torch._dynamo.backends.common.aot_autograd(fw_compiler=keep)
-    ts = case.inputs()
-    torch.compile(wave(case.bind(case.entry)), fullgraph=True, backend=backend)(*ts).sum().backward()
-    forward, backward = ({str(node.target) for node in graph.graph.nodes} for graph in graphs)
-    assert case.composite or f"fastparam.{case.word}.default" in forward
-    assert any("fastparam." in target for target in backward) or not case.public
+    assert counts == counts[:1] * 4
 
 
 @every_public
@@ -133,7 +130,7 @@ def test_unbacked_size(case):
         torch.testing.assert_close(f(torch.ones(1), torch.tensor(4)), expected)
 
 
-@every_public
+@one_public_of_each
 @fixed
 def test_transforms_inside(case):
     op = case.bind(case.public)
@@ -148,7 +145,7 @@ def test_transforms_inside(case):
     torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(*ts), f(*ts))
 
 
-@every_public
+@one_public_of_each
 @fixed
 def test_double_backward_of_a_compiled_function_raises(case):
     """torch offers none, and says so; torch.func.grad inside the compiled function does it (above)."""
@@ -161,7 +158,7 @@ def test_double_backward_of_a_compiled_function_raises(case):
         g.sum().backward()
 
 
-@every_public
+@one_public_of_each
 @fixed
 def test_inference_mode_and_mutation(case):
     f = case.bind(case.public)
@@ -192,24 +189,29 @@ def test_compile_of_a_flag_that_is_no_bool(dynamo):
 # ---- compiled autograd -----------------------------------------------------------------------------------
 
 
-@every
+@every_short
 @fixed
-@pytest.mark.parametrize("how", ["enable", "config"])
-def test_compiled_autograd(case, how):
-    for batch in [(), (2,)]:
-        ts = case.inputs(*batch)
-        loss = lambda: (case.bind(case.op)(*ts) ** 3).sum()  # noqa: B023
-        expected = torch.autograd.grad(loss(), ts)
-        if how == "enable":
-            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
-                loss().backward()
-        else:
-            with torch._dynamo.config.patch(compiled_autograd=True):
-                torch.compile(lambda: loss().backward(), backend="aot_eager")()  # noqa: B023
-        torch.testing.assert_close(tuple(t.grad for t in ts), expected)
+def test_compiled_autograd(case):
+    ts = case.inputs(2)
+    loss = lambda: (case.bind(case.op)(*ts) ** 3).sum()
+    expected = torch.autograd.grad(loss(), ts)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        loss().backward()
+    torch.testing.assert_close(tuple(t.grad for t in ts), expected)
 
 
-@every
+@one_of_each
+@fixed
+def test_compiled_autograd_by_configuration(case):
+    ts = case.inputs()
+    loss = lambda: (case.bind(case.op)(*ts) ** 3).sum()
+    expected = torch.autograd.grad(loss(), ts)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda: loss().backward(), backend="aot_eager")()
+    torch.testing.assert_close(tuple(t.grad for t in ts), expected)
+
+
+@one_of_each
 @fixed
 def test_compiled_autograd_with_hooks(case):
     """Saved-tensor hooks, tensor hooks, node hooks, and one input of several that needs a gradient."""

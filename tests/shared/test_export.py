@@ -4,7 +4,7 @@ written in.
 
 import pytest
 import torch
-from table import F64, every, every_public, python
+from table import F64, every, every_public, one_of_each, python
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -36,9 +36,7 @@ def targets(graph):
     return {str(node.target) for node in graph.nodes}
 
 
-@every
-@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
-def test_export(case, strict):
+def check_export(case, strict):
     ts = case.inputs(grad=False)
     model = Apply(case.bind(case.entry))
     program = torch.export.export(model, ts, strict=strict)
@@ -47,6 +45,16 @@ def test_export(case, strict):
     lowered = program.run_decompositions()
     assert case.composite or f"fastparam.{case.word}.default" in targets(lowered.graph)
     torch.testing.assert_close(lowered.module()(*ts), model(*ts))
+
+
+@every
+def test_export(case):
+    check_export(case, strict=False)
+
+
+@one_of_each
+def test_export_by_dynamo(case):
+    check_export(case, strict=True)
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
