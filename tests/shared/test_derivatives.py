@@ -9,8 +9,6 @@ from test_values import BATCH_VIEWS, VIEWS
 from torch.autograd import forward_ad as fwAD
 from torch.autograd import gradcheck, gradgradcheck
 
-every_batch = pytest.mark.parametrize("batch", [(), (2,)], ids=["one", "batch"])
-
 
 def cube(f):
     return lambda *ts: f(*ts) ** 3
@@ -21,20 +19,19 @@ def clones(ts):
 
 
 @every
-@every_batch
-@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.complex128], ids=str)
-def test_opcheck(case, batch, dtype):
+def test_opcheck(case):
+    """Schema, registration, fake tensors and dispatch: one dtype of each kind, and of each layout."""
     for grad in (False, True):
-        X = case.inputs(*batch, dtype=dtype, grad=grad)
+        X = case.inputs(2, grad=grad)
         torch.library.opcheck(case.op, case.prepared(*X))
-        views = tuple(x.detach().mT.requires_grad_(grad) for x in X)
+    for dtype in (torch.bfloat16, torch.complex128):
+        views = tuple(x.detach().mT.requires_grad_() for x in case.inputs(dtype=dtype))
         torch.library.opcheck(case.op, case.prepared(*views))
 
 
 @every
-@every_batch
-@pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
-def test_gradcheck(case, dtype, batch, device):
+@pytest.mark.parametrize("batch, dtype", [((2,), F64), ((), torch.complex128)], ids=["batch", "complex"])
+def test_gradcheck(case, batch, dtype, device):
     X = case.inputs(*batch, dtype=dtype, device=device)
     f = case.bind(case.op)
     assert gradcheck(
@@ -52,7 +49,7 @@ def test_gradcheck(case, dtype, batch, device):
 @every
 def test_gradient_over_sizes_and_dtypes(case, device):
     for dtype in REAL + COMPLEX:
-        for batch in BATCHES:
+        for batch in BATCHES if dtype == torch.float32 else ((3,),):
             for n in orders(batch)[case.smallest :]:  # from order 0 on
                 X = case.inputs(*batch, n=n, dtype=dtype, device=device)
                 G = torch.randn_like(X[0])

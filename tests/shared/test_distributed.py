@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import traceback
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from modules import FORMS
-from table import F64, EagerSkew, EagerSymmetric
+from table import F64
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.utils import parametrize
+from tutorial import EagerPruning, EagerSkew, EagerSymmetric
 
 import fastparam
 
@@ -30,18 +32,9 @@ WORLD, STEPS, BATCH = 2, 3, 4
 MASK = torch.arange(36).view(6, 6) % 5 > 0
 
 
-class EagerPruning(nn.Module):
-    def __init__(self, mask):
-        super().__init__()
-        self.register_buffer("mask", mask.to(F64))
-
-    def forward(self, X):
-        return X * self.mask
-
-
 KINDS = {
     "ours": (fastparam.Symmetric, fastparam.Skew, fastparam.Pruning),
-    "eager": (EagerSymmetric, EagerSkew, EagerPruning),
+    "eager": (EagerSymmetric, EagerSkew, partial(EagerPruning, dtype=F64)),
 }
 
 pytestmark = [
@@ -91,75 +84,14 @@ def state(net):
     return {name.removeprefix("module."): full(p.detach()).clone() for name, p in net.named_parameters()}
 
 
-def group(rank, port):
-    torch.set_num_threads(1)
-    limit = datetime.timedelta(seconds=100)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=limit
-    )
-
-
-def done():
-    """Ends the process with all work behind it, in step with the others: torch's threads have been seen to
-    abort in their teardown.
-    """
-    dist.barrier()
-    os._exit(0)
-
-
-def work(rank, port, folder):
-    """One of the processes; imported by its name."""
-    group(rank, port)
+def training(rank, folder):
+    """What every process has trained; test_training compares them."""
     for how in ("DDP", "FSDP2"):
         for kind in KINDS:
             net = wrap(how, Net(kind))
             share = BATCH // WORLD
             train(net, slice(rank * share, (rank + 1) * share))
             torch.save(state(net), f"{folder}/{how}-{kind}-{rank}.pt")
-    done()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def spawn(f, folder):
-    """Runs f in every process, for three minutes at most; an error of one is raised here."""
-    context = mp.spawn(f, (free_port(), str(folder)), nprocs=WORLD, join=False)
-    end = time.monotonic() + 180
-    try:
-        while not context.join(timeout=max(0.1, end - time.monotonic())):
-            assert time.monotonic() < end, "the processes did not end"
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    spawn(work, folder)
-    return folder
-
-
-@pytest.mark.parametrize("how", ["DDP", "FSDP2"])
-def test_training(how, trained):
-    ours, eager = (
-        [torch.load(trained / f"{how}-{kind}-{rank}.pt", weights_only=True) for rank in range(WORLD)]
-        for kind in KINDS
-    )
-    torch.testing.assert_close(ours[0], ours[1], rtol=0, atol=0)
-    torch.testing.assert_close(ours[0], eager[0], rtol=1e-12, atol=1e-12)
-    single = Net("ours")
-    start = state(single)
-    train(single, slice(0, BATCH))
-    alone = state(single)
-    assert list(alone) == list(ours[0])
-    assert all(not torch.equal(start[name], alone[name]) for name in alone), "nothing was trained"
-    torch.testing.assert_close(ours[0], alone, rtol=1e-10, atol=1e-12)
 
 
 # ---- all forms of the table of modules, as the layers of one model ---------------------------------------
@@ -250,42 +182,10 @@ def checkpoint(rank, folder):
         torch.testing.assert_close(target(data()), expected)
 
 
-LOOPS = (random_start, broadcast, mixed_precision, checkpoint)
-
-
-def loops(rank, port, folder):
-    """One of the processes; it writes down what every loop says."""
-    group(rank, port)
-    for loop in LOOPS:
-        said = ""
-        try:
-            loop(rank, folder)
-        except Exception:
-            said = traceback.format_exc()
-        with open(f"{folder}/{loop.__name__}-{rank}.txt", "w") as file:
-            file.write(said)
-    done()
-
-
-@pytest.fixture(scope="module")
-def looped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("looped")
-    spawn(loops, folder)
-    return folder
-
-
-@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
-def test_every_form(loop, looped):
-    for rank in range(WORLD):
-        said = (looped / f"{loop.__name__}-{rank}.txt").read_text()
-        assert not said, said
-
-
-def shard(rank, port, folder):
+def dtensor(rank, _):
     """DTensor: without a rule torch refuses by name; with the rule of the documentation, results and
     gradients are exact.
     """
-    group(rank, port)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
     from torch.distributed.tensor.experimental import register_sharding
@@ -312,10 +212,79 @@ def shard(rank, port, folder):
     assert torch.equal(Y.full_tensor(), fastparam.functional.skew(X)) and torch.equal(
         D.grad.full_tensor(), expected
     )
-    open(f"{folder}/{rank}", "w").close()
-    done()
 
 
-def test_dtensor(tmp_path):
-    spawn(shard, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+# ---- the processes ---------------------------------------------------------------------------------------
+
+LOOPS = (training, random_start, broadcast, mixed_precision, checkpoint, dtensor)
+
+
+def work(rank, port, folder):
+    """One of the processes; it writes down what every loop says."""
+    torch.set_num_threads(1)
+    limit = datetime.timedelta(seconds=100)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD, timeout=limit
+    )
+    for loop in LOOPS:
+        said = ""
+        try:
+            loop(rank, folder)
+        except Exception:
+            said = traceback.format_exc()
+        with open(f"{folder}/{loop.__name__}-{rank}.txt", "w") as file:
+            file.write(said)
+    # Ends with all work behind it, in step with the others: torch's threads have been seen to abort in their
+    # teardown.
+    dist.barrier()
+    os._exit(0)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def spawn(f, folder):
+    """Runs f in every process, for three minutes at most; an error of one is raised here."""
+    context = mp.spawn(f, (free_port(), str(folder)), nprocs=WORLD, join=False)
+    end = time.monotonic() + 180
+    try:
+        while not context.join(timeout=max(0.1, end - time.monotonic())):
+            assert time.monotonic() < end, "the processes did not end"
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ran")
+    spawn(work, folder)
+    return folder
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_every_process(loop, ran):
+    for rank in range(WORLD):
+        said = (ran / f"{loop.__name__}-{rank}.txt").read_text()
+        assert not said, said
+
+
+@pytest.mark.parametrize("how", ["DDP", "FSDP2"])
+def test_training(how, ran):
+    ours, eager = (
+        [torch.load(ran / f"{how}-{kind}-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+        for kind in KINDS
+    )
+    torch.testing.assert_close(ours[0], ours[1], rtol=0, atol=0)
+    torch.testing.assert_close(ours[0], eager[0], rtol=1e-12, atol=1e-12)
+    single = Net("ours")
+    start = state(single)
+    train(single, slice(0, BATCH))
+    alone = state(single)
+    assert list(alone) == list(ours[0])
+    assert all(not torch.equal(start[name], alone[name]) for name in alone), "nothing was trained"
+    torch.testing.assert_close(ours[0], alone, rtol=1e-10, atol=1e-12)
