@@ -123,8 +123,11 @@ def test_vmap(X, data, case):
 
 @pytest.mark.parametrize("shape", [(2, 3, 257, 257), (100, 64, 64), (4097, 3, 3), (1, 1025, 1025)], ids=str)
 def test_large(shape):
-    """Sizes at which work is divided, at every dtype and from transposed memory."""
+    """Sizes at which work is divided, at every dtype and from transposed memory. The maps that are not linear
+    divide theirs by order and batch, whatever the dtype.
+    """
     for dtype in REAL:
-        for case in CASES if shape[-1] < 1000 else [case for case in CASES if case.linear]:
+        others = shape[-1] < 1000 and dtype == torch.float32
+        for case in CASES if others else [case for case in CASES if case.linear]:
             compare(case, torch.randn(shape, dtype=dtype))
         compare(CASES[0], torch.randn(shape, dtype=dtype).mT)

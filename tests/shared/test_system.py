@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from table import F64, REAL, every, every_public, every_single
+from table import CASES, F64, REAL, every, every_public, every_single
 from torch.autograd import forward_ad as fwAD
 from torch.utils.checkpoint import checkpoint
 
@@ -160,21 +160,21 @@ def test_in_place_changes(case, change):
         case.check(tuple(t.grad for t in ts), torch.autograd.grad(case.bind(case.reference)(*ts), ts, G))
 
 
-@every
-def test_no_reference_cycle(case):
+def test_no_reference_cycle():
     gc.collect()
     gc.disable()
     try:
-        ts = case.inputs()
-        Y = case.bind(case.entry)(*ts)
-        Z = (Y**2).sum()
-        alive = weakref.ref(Y)
-        Z.backward(retain_graph=True)
-        del Y, Z
-        assert alive() is None
-        inputs = [weakref.ref(t) for t in ts]
-        del ts
-        assert all(t() is None for t in inputs)
+        for case in CASES:
+            ts = case.inputs()
+            Y = case.bind(case.entry)(*ts)
+            Z = (Y**2).sum()
+            alive = weakref.ref(Y)
+            Z.backward(retain_graph=True)
+            del Y, Z
+            assert alive() is None, case.name
+            inputs = [weakref.ref(t) for t in ts]
+            del ts
+            assert all(t() is None for t in inputs), case.name
     finally:
         gc.enable()
 

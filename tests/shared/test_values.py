@@ -68,7 +68,7 @@ def test_reference(case, dtype, batch, device):
 @pytest.mark.parametrize("name", [*VIEWS, *BATCH_VIEWS])
 def test_views(case, dtype, name, device):
     view = (VIEWS | BATCH_VIEWS)[name]
-    for n in (1, 2, 3, 8, 9, 16, 17, 33, 65):
+    for n in (1, 3, 17) if dtype.is_complex else (1, 2, 3, 8, 9, 16, 17, 33, 65):  # complex: no path of ours
         X = tuple(view(maker(dtype, device), n) for _ in range(case.tensors))
         before = X[0].clone()
         f = case.bind(case.op)

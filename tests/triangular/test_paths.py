@@ -2,6 +2,8 @@
 batch, layout and size.
 """
 
+import functools
+
 import pytest
 import torch
 from table import REAL, bits, ops, python
@@ -48,19 +50,28 @@ def test_every_order(word, lower, dtype):
         check(word, lower, X)
 
 
+@functools.cache
+def paged(rows, columns, dtype):
+    return any_bits(rows, columns, dtype=dtype)
+
+
 @both
 @every_word
 @every_dtype
 def test_rows_whole_pages_apart(word, lower, dtype):
     """Rows that share one cache set are treated apart; so are those of a window of such a matrix."""
-    row = 4096 // torch.empty((), dtype=dtype).element_size()
+    row = 4096 // dtype.itemsize
     for n in (row, 2 * row) if dtype == torch.float64 else (row,):
-        X = any_bits(n, n, dtype=dtype)
+        X = paged(n, n, dtype)
         Y = check(word, lower, X)
         assert torch.equal(bits(check(word, lower, X.mT.contiguous().mT)), bits(Y))
-    wide = any_bits(2, row, row + 5, dtype=dtype)
-    check(word, lower, wide[:1, :, 3 : row + 3])
-    check(word, lower, any_bits(row, 2 * row, dtype=dtype)[:500, 7:507])
+    check(word, lower, paged(row, row + 5, dtype)[None, :, 3 : row + 3])
+    check(word, lower, paged(row, 2 * row, dtype)[:500, 7:507])
+
+
+@functools.cache
+def normal(count, dtype):
+    return torch.randn(count, dtype=dtype)
 
 
 @both
@@ -70,12 +81,12 @@ def test_large_outputs(word, lower, dtype):
     """Outputs that are larger than the caches are written past them: one matrix, a batch, a batch of tiny
     ones.
     """
-    elements = (13 << 20) // torch.empty((), dtype=dtype).element_size()
-    for n in (5, 8, 64, 201, 256):
-        check(word, lower, torch.randn(elements // n**2 + 1, n, n, dtype=dtype))
+    elements = (13 << 20) // dtype.itemsize
     n = int(elements**0.5)
-    for order in (n + 1, -(-n // 256) * 256):
-        check(word, lower, torch.randn(order, order, dtype=dtype))
+    numbers = normal((n + 256) ** 2, dtype)
+    for order in (5, 8, 64, 201, 256, n + 1, -(-n // 256) * 256):
+        batch = elements // order**2 + 1
+        check(word, lower, numbers[: batch * order**2].view(batch, order, order))
 
 
 @every_word
