@@ -20,11 +20,13 @@ def clones(ts):
 
 @every
 def test_opcheck(case):
-    """Schema, registration, fake tensors and dispatch: one dtype of each kind, and of each layout."""
+    """Schema, registration, fake tensors and dispatch: one dtype of each kind, and of each layout. Of the ops
+    that are expressions of others, those others show the rest.
+    """
     for grad in (False, True):
         X = case.inputs(2, grad=grad)
         torch.library.opcheck(case.op, case.prepared(*X))
-    for dtype in (torch.bfloat16, torch.complex128):
+    for dtype in () if case.composite else (torch.bfloat16, torch.complex128):
         views = tuple(x.detach().mT.requires_grad_() for x in case.inputs(dtype=dtype))
         torch.library.opcheck(case.op, case.prepared(*views))
 

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from table import CASES, F64, every, every_public, every_square
+from table import CASES, F64, every, every_square, one_public_of_each
 from torch import func
 
 import fastparam
@@ -56,7 +56,7 @@ def test_transform(case, name, device):
     torch.testing.assert_close(run(case.op), run(case.reference))
 
 
-@every_public
+@one_public_of_each
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform_of_the_public_function(case, name):
     """The direct entry sees the wrapped tensors too."""
