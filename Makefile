@@ -33,9 +33,16 @@ test: tools
 	$(PY) -m fastparam
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
 
-# Device code on the CPU, under the address and undefined-behaviour sanitizers.
+# The address and undefined-behaviour sanitizers: the C++ sources, in a build of their own, over the values that
+# break kernels; then the device code on the CPU.
+SANITIZED_TESTS = cayley/test_cayley_numbers.py cayley/test_cayley_paths.py prune/test_prune.py prune/test_prune_packing.py \
+  shared/test_determinism.py shared/test_fuzz.py shared/test_values.py triangular/test_paths.py
 sanitize: tools
 	$(BUILD) ".[test]"
+	FASTPARAM_SANITIZE=1 FASTPARAM_BUILD=cpu $(PY) setup.py -q build --build-lib build/sanitized
+	python=$$($(PY) -c "import sys; print(sys.executable)") && cd build/sanitized && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	  $$python -m pytest -q -n auto --maxprocesses 8 -c ../../pyproject.toml $(SANITIZED_TESTS:%=../../tests/%)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m sanitize
 
 bench: tools

@@ -14,13 +14,6 @@ from fastparam import _reference as reference
 # Orders of every path: lanes, rows, blocks, threads that share a matrix, and those at which LAPACK would be
 # worth its call.
 SHAPES = [(300, 3), (40, 4), (37, 8), (21, 17), (9, 33), (5, 65), (3, 130), (3, 200), (17, 200), (2, 300)]
-
-
-def shapes(dtype: torch.dtype) -> list[tuple[int, int]]:
-    """Half types are computed in float32, on the same paths: one large order serves for them."""
-    return [(b, n) for b, n in SHAPES if n <= 130 or dtype.itemsize > 2]
-
-
 WITH_KERNELS = [case for case in CASES if case.word != "trivialized_cayley"]
 every_kernel = pytest.mark.parametrize("case", WITH_KERNELS, ids=lambda case: case.name)
 
@@ -64,7 +57,7 @@ def same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
 @every_kernel
 def test_any_number_of_threads(case, threads):
     for dtype in REAL:
-        for batch, n in shapes(dtype):
+        for batch, n in SHAPES:
             X = inputs(case, batch, n, dtype)
             G, others = torch.randn(batch, n, n).to(dtype), case.arguments(X[0])
             threads(1)
@@ -87,7 +80,7 @@ def alone(argument: object, shape: torch.Size, i: int) -> object:
 def test_any_place_in_a_batch(case, device):
     """On a GPU nearly so: its BLAS is not ours to order."""
     for dtype in REAL:
-        for batch, n in shapes(dtype):
+        for batch, n in SHAPES:
             X = inputs(case, batch, n, dtype, device)
             G, others = torch.randn(batch, n, n, device=device).to(dtype), case.arguments(X[0])
             together = both_ways(case, X, G, others)

@@ -16,7 +16,7 @@ inline void factor(double* B, int64_t stride, int64_t r, int64_t k, double* taus
     for (int64_t i = j; i < r; ++i) squares += B[i * stride + j] * scale * (B[i * stride + j] * scale);
     const double norm = std::sqrt(squares) / scale, head = B[j * stride + j];
     const double beta = head < 0 ? norm : -norm;
-    taus[j] = norm > 0 ? (beta - head) / beta : 0;
+    taus[j] = norm == 0 ? 0 : (beta - head) / beta;  // of a column with a NaN, NaN: it spreads to all
     if (taus[j] == 0) continue;
     for (int64_t i = j + 1; i < r; ++i) B[i * stride + j] /= head - beta;
     B[j * stride + j] = beta;
