@@ -256,3 +256,24 @@ def test_no_matrix(form):
             in_one_sentence(layer, lambda: layer.parametrizations.weight[-1](X))  # noqa: B023
             if form.image is not None:
                 in_one_sentence(layer, lambda: setattr(layer, "weight", X))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    "module", [fastparam.Symmetric(), fastparam.Skew(), fastparam.SkewCayley(signs=False)], ids=repr
+)
+def test_an_assignment_of_another_shape_where_no_buffer_tells_it(module):
+    """It changes the shape of the weight, as with any parametrization of torch."""
+    layer = nn.Linear(4, 4)
+    nn.init.zeros_(layer.weight)
+    parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+    layer.weight = module(torch.ones(3, 3))
+    assert torch.equal(layer.weight, module(torch.ones(3, 3)))
+
+
+def test_an_assignment_of_another_shape_where_a_buffer_tells_it():
+    layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", fastparam.SkewCayley())
+    before = Snapshot(layer)
+    sentence = r"SkewCayley: expected Q with signs of shape \(4,\), those of the weight, got \(3,\)"
+    with pytest.raises(ValueError, match=sentence):
+        layer.weight = torch.eye(3)
+    before.check()
