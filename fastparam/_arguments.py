@@ -33,6 +33,14 @@ def check_tensor(op: str, argument: str, X: Any) -> Any:
     return X
 
 
+def ordinary(buffer: Tensor) -> Tensor:
+    """Returns the tensor, or its copy where it was made in inference mode: a layer trains after it."""
+    if not buffer.is_inference():
+        return buffer
+    with torch.inference_mode(False):
+        return buffer.clone()
+
+
 def check_optional_tensor(op: str, argument: str, X: Any) -> Any:
     """Returns X; raises TypeError unless it is a tensor or None."""
     return None if X is None else check_tensor(op, argument, X)

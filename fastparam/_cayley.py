@@ -9,7 +9,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ._arguments import check_flag, check_integer, check_matrices, check_number, check_square, check_tensor
+from ._arguments import (
+    check_flag,
+    check_integer,
+    check_matrices,
+    check_number,
+    check_square,
+    check_tensor,
+    ordinary,
+)
 from ._cayley_inverse import checked_orthogonal, inverse_with_signs
 from ._ops import entry
 
@@ -230,7 +238,7 @@ class _Signed(nn.Module):
         """Returns A1 over B of the tall Q, in double precision, and changes the signs that do not serve."""
         shape = (*Q.shape[:-2], Q.shape[-1])
         if self.with_signs and self.signs is None:
-            self.signs = torch.ones(shape, dtype=Q.dtype, device=Q.device)
+            self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))
         signs = self.signs
         if signs is not None:
             if signs.shape != shape:
@@ -247,7 +255,8 @@ class _Signed(nn.Module):
             self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs
         )
         if changed is not None:
-            self.signs = changed  # another tensor: graphs and state dicts that hold the one before keep it
+            # Another tensor: graphs and state dicts that hold the one before keep it.
+            self.signs = ordinary(changed)
         return X
 
     def extra_repr(self) -> str:

@@ -145,7 +145,10 @@ def inverse_with_signs(
         return X, None
     greedy = greedy_signs(Q[..., : Q.shape[-1], :])
     Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
-    better = fails & ~(other_loss >= loss)
+    better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()))
+    if torch.where(better, other_loss, loss).isnan().any():
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{op}: expected a matrix whose X is finite in {name} with alpha = {alpha:g}")
     if not better.any():
         return X, None
     return torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, kept).to(

@@ -50,8 +50,8 @@ def cayley_backward(G: Tensor, Q: Tensor, alpha: float = 1.0, signs: Tensor | No
 
 
 def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
-    MH = torch.linalg.inv(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) + alpha * A).mH
-    return -2 * alpha * MH @ G @ MH
+    MH: Tensor = torch.linalg.inv(torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) + alpha * A).mH
+    return (-2 * alpha) * (MH @ G @ MH)
 
 
 def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:

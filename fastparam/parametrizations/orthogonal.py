@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
-from .._arguments import check_matrices, has_no_data
+from .._arguments import check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, plain, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
@@ -95,18 +95,20 @@ class _AroundBase(nn.Module):
                 f"got {tuple(Q.shape)}"
             )
         if self.base is not None:
-            if Q.dtype != self.base.dtype:
-                raise ValueError(
-                    f"orthogonal: expected a matrix of dtype {plain(self.base.dtype)}, as the weight is, "
-                    f"got {plain(Q.dtype)}"
-                )
+            base = self.base
+            for of, theirs, ours in (("of dtype", Q.dtype, base.dtype), ("on", Q.device, base.device)):
+                if theirs != ours:
+                    raise ValueError(
+                        f"orthogonal: expected a matrix {of} {plain(ours)}, as the weight is, "
+                        f"got {plain(theirs)}"
+                    )
             if not has_no_data(Q) and not Q.isfinite().all():
                 raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(double_of(Q))
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()
         base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]
-        self.base = base.to(Q.dtype).contiguous()
+        self.base = ordinary(base.to(Q.dtype).contiguous())
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
         X.diagonal(dim1=-2, dim2=-1).fill_(-1)
         return X

@@ -9,6 +9,7 @@ from table import F64
 from torch import nn
 from torch.nn.utils import parametrize
 
+import fastparam
 from fastparam import CayleyMap, Skew, SkewCayley
 from fastparam.functional import cayley, skew_cayley, stiefel_cayley
 
@@ -233,3 +234,37 @@ def test_sentences_of_the_argument(word):
             f(X, signs=signs)
     with pytest.raises(TypeError, match=rf"^{word}: expected signs to be a torch.Tensor, got list$"):
         f(X, signs=[1.0])
+
+
+def test_a_matrix_whose_parameter_overflows_is_refused_before_they_are_written():
+    for dtype, alpha in ((torch.float16, 1e-7), (torch.float32, 1e-41)):
+        layer = nn.Linear(3, 3, dtype=dtype)
+        nn.init.eye_(layer.weight)
+        parametrize.register_parametrization(layer, "weight", fastparam.SkewCayley(alpha=alpha))
+        before = {name: t.clone() for name, t in layer.state_dict().items()}
+        Q = fastparam.functional.skew_cayley(torch.arange(9.0).view(3, 3)).to(dtype)
+        with pytest.raises(ValueError, match="SkewCayley: expected a matrix whose X is finite in float"):
+            layer.weight = Q
+        assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["SkewCayley", "orthogonal"])
+def test_a_layer_assigned_to_in_inference_mode_trains_on(kind):
+    layer = nn.Linear(4, 4)
+    if kind == "orthogonal":
+        fastparam.parametrizations.orthogonal(layer, orthogonal_map="cayley")
+    else:
+        parametrize.register_parametrization(layer, "weight", fastparam.SkewCayley())
+    with torch.inference_mode():
+        layer.weight = -torch.eye(4)
+    layer(torch.ones(1, 4)).sum().backward()
+    assert torch.equal(layer.weight, -torch.eye(4))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 4), (4, 6)], ids=str)
+def test_a_matrix_on_another_device_changes_no_base(shape):
+    layer = fastparam.parametrizations.orthogonal(nn.Linear(*shape), orthogonal_map="cayley")
+    before = {name: t.clone() for name, t in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="orthogonal: expected a matrix on cpu, as the weight is, got meta"):
+        layer.weight = torch.empty(layer.weight.shape, device="meta")
+    assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
