@@ -8,7 +8,7 @@ TORCH ?= torch==2.13.0
 # With EXTRAS=test,rivals,examples no test skips for want of a package.
 EXTRAS ?= test
 
-# Of `make cmake`: Debug compiles in half the time.
+# Of `make cmake`.
 CMAKE_BUILD ?= Release
 
 PYTHON ?= python3

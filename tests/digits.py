@@ -124,12 +124,16 @@ def cotangents(P: Pair, G: Tensor, H: Tensor, alpha: float) -> tuple[Tensor, Ten
     return sandwich(P, H, alpha), sum(dP) * (-alpha / 2)
 
 
+def saved_sandwich(ctx: Any, P: Pair, G: Tensor, alpha: float) -> Tensor:
+    ctx.save_for_backward(G, *P)
+    ctx.alpha = alpha
+    return sandwich(adjoint(P), G, alpha)
+
+
 class CayleyBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, G: Tensor, Q: Tensor, alpha: float) -> Tensor:
-        P, ctx.alpha = add(Q, identity(Q)), alpha
-        ctx.save_for_backward(G, *P)
-        return sandwich(adjoint(P), G, alpha)
+        return saved_sandwich(ctx, add(Q, identity(Q)), G, alpha)
 
     @staticmethod
     @once_differentiable
@@ -141,9 +145,7 @@ class CayleyBackward(torch.autograd.Function):
 class CayleyGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, G: Tensor, A: Tensor, alpha: float) -> Tensor:
-        P, ctx.alpha = twice_inverse(A, alpha), alpha
-        ctx.save_for_backward(G, *P)
-        return sandwich(adjoint(P), G, alpha)
+        return saved_sandwich(ctx, twice_inverse(A, alpha), G, alpha)
 
     @staticmethod
     @once_differentiable
