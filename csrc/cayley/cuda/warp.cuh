@@ -149,6 +149,15 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
   }
 }
 
+// One register to the left, and value into the last: what walks along a row without unrolling, which would
+// hold every load of the loop in registers at once.
+template <int N>
+__device__ __forceinline__ void rotate_in(double (&row)[N], double value) {
+#pragma unroll
+  for (int j = 1; j < N; ++j) row[j - 1] = row[j];
+  row[N - 1] = value;
+}
+
 // The second try of guard.h, and the only one of a matrix that is not skew: one matrix by the whole warp, in
 // double, a row in the registers of each lane. It writes the matrix itself. shared: the warp's, 16-byte
 // aligned.
@@ -162,11 +171,11 @@ __device__ __forceinline__ void pivoted_by_warp(const Given<T>& given, long long
   int* const pivots = reinterpret_cast<int*>(shared + 2 * N);
   const int row = smaller(lane, N - 1);
   bool finite = true;
-#pragma unroll
+#pragma unroll 1
   for (int j = 0; j < N; ++j) {
     const double value = row < n && j < n ? given.element(x, row, j) : 0;
     finite = finite && is_finite(value);
-    a[0][j] = value + (row == j ? 1 : 0);
+    rotate_in(a[0], value + (row == j ? 1 : 0));
   }
   if (__ballot_sync(kWholeWarp, !finite) != 0) {
     for (int e = lane; e < n * n; e += 32) q[e] = static_cast<T>(static_cast<acc_t<T>>(NAN));
@@ -174,11 +183,12 @@ __device__ __forceinline__ void pivoted_by_warp(const Given<T>& given, long long
   }
   gauss_jordan<true>(a, shared, row, lane < N, 32, rank, pivots);
   __syncwarp();  // pivots
-#pragma unroll
+#pragma unroll 1
   for (int j = 0; j < N; ++j) {
     const int c = pivots[j];
+    double value = 2 * a[0][0] - (rank[0] == c ? 1 : 0);
+    rotate_in(a[0], 0.0);
     if (lane >= N || rank[0] >= n || c >= n) continue;
-    double value = 2 * a[0][j] - (rank[0] == c ? 1 : 0);
     if (sizeof(T) < 8 && given.flips(matrix, c)) value = -value;
     q[rank[0] * n + c] = static_cast<T>(static_cast<acc_t<T>>(value));
   }
