@@ -196,7 +196,7 @@ def cayley_inverse(Q: Tensor, alpha: float = 1.0) -> Tensor:
     """
     check_square("cayley_inverse", Q, "Q")
     alpha = _nonzero("cayley_inverse", alpha)
-    B = Q.float() if Q.dtype in (torch.bfloat16, torch.float16) else Q
+    B = Q.to(torch.promote_types(Q.dtype, torch.float32))  # half types have no inverse
     I = torch.eye(Q.shape[-1], dtype=B.dtype, device=Q.device)
     A: Tensor = (2 * torch.linalg.inv(I + B) - I) / alpha
     return A.to(Q.dtype)
@@ -249,7 +249,7 @@ class _Signed(nn.Module):
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
                 if theirs != ours:
                     raise ValueError(
-                        f"{self.op}: expected Q {of} {plain(ours)}, as the weight is, got {plain(theirs)}"
+                        f"{self.op}: expected Q {of} {plain(ours)}, as its signs are, got {plain(theirs)}"
                     )
         X, changed = inverse_with_signs(
             self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs

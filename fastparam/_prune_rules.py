@@ -165,13 +165,18 @@ def as_bool(op: str, argument: str, mask: Any) -> Tensor:
     Raises ValueError where the mask holds anything but zeros and ones, TypeError where it is not a tensor.
     """
     check_tensor(op, argument, mask)
+    try:
+        with torch.inference_mode(False):
+            kept: Tensor | None = (mask != 0).contiguous()
+    except NotImplementedError:  # dtypes of bare bits
+        kept = None
+    if kept is None or mask.is_quantized:
+        raise ValueError(f"{op}: expected {argument} to hold bools or numbers, got {mask.dtype}")
     if mask.dtype != torch.bool and not has_no_data(mask):
-        soft = mask[(mask != 0) & (mask != 1)]
+        soft = mask[kept & (mask != 1)]
         if soft.numel():
             raise ValueError(f"{op}: expected {argument} to hold zeros and ones, got {soft[0].item():.4g}")
-    with torch.inference_mode(False):
-        kept: Tensor = mask != 0
-        return kept.contiguous()
+    return kept
 
 
 def check_semi_structured(X: Tensor, mask: Tensor) -> None:

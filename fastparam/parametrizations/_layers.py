@@ -53,7 +53,7 @@ def like(op: str, argument: str, given: Any, name: str, X: Tensor) -> Tensor:
             f"{op}: expected {argument} of the shape of {name}, {tuple(X.shape)}, got {tuple(given.shape)}"
         )
     if given.is_quantized:
-        raise ValueError(f"{op}: expected {argument} not to be quantized, got {given.dtype}")
+        raise ValueError(f"{op}: expected {argument} to hold bools or numbers, got {given.dtype}")
     return on_device(op, argument, given, X.device)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
-from .._arguments import check_matrices, has_no_data, ordinary
+from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, plain, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
+from ._layers import check_module
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,7 +32,7 @@ def symmetric(module: M, name: str = "weight", lower: bool = False) -> M:
 
     Raises:
         ValueError: the module has no such tensor, or it is not a batch of square matrices.
-        TypeError: ``lower`` is not a bool.
+        TypeError: ``module`` is not a module, or ``lower`` not a bool.
 
     Source: ``geotorch.symmetric``; :class:`fastparam.Symmetric`.
 
@@ -40,6 +41,7 @@ def symmetric(module: M, name: str = "weight", lower: bool = False) -> M:
         >>> torch.equal(layer.weight, layer.weight.mT)
         True
     """
+    check_module("symmetric", module)
     parametrize.register_parametrization(module, name, Symmetric(lower))
     return module
 
@@ -56,7 +58,7 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
 
     Raises:
         ValueError: the module has no such tensor, or it is not a batch of square matrices.
-        TypeError: ``lower`` is not a bool.
+        TypeError: ``module`` is not a module, or ``lower`` not a bool.
 
     Source: ``geotorch.skew``; :class:`fastparam.Skew`.
 
@@ -65,6 +67,7 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
         >>> torch.equal(layer.weight, -layer.weight.mT)
         True
     """
+    check_module("skew", module)
     parametrize.register_parametrization(module, name, Skew(lower))
     return module
 
@@ -99,7 +102,7 @@ class _AroundBase(nn.Module):
             for of, theirs, ours in (("of dtype", Q.dtype, base.dtype), ("on", Q.device, base.device)):
                 if theirs != ours:
                     raise ValueError(
-                        f"orthogonal: expected a matrix {of} {plain(ours)}, as the weight is, "
+                        f"orthogonal: expected a matrix {of} {plain(ours)}, as its base is, "
                         f"got {plain(theirs)}"
                     )
             if not has_no_data(Q) and not Q.isfinite().all():
@@ -157,8 +160,10 @@ def orthogonal(
             buffer ``base``. Without it :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
 
     Raises:
-        ValueError: the module has no such tensor, it has fewer than two dimensions, or ``orthogonal_map`` is
-            not one of the three.
+        ValueError: the module has no such tensor, it has fewer than two dimensions, ``orthogonal_map`` is
+            not one of the three, or it is ``"householder"``, whose free parameter keeps signs on its
+            diagonal, and the tensor is parametrized already.
+        TypeError: ``module`` is not a module, or ``use_trivialization`` not a bool.
 
     Source: Casado, Trivializations for gradient-based optimization on manifolds, 2019.
 
@@ -167,8 +172,17 @@ def orthogonal(
         >>> torch.dist(layer.weight.mT @ layer.weight, torch.eye(20)) < 1e-4
         tensor(True)
     """
+    check_module("orthogonal", module)
+    use_trivialization = check_flag("orthogonal", "use_trivialization", use_trivialization)
     weight = getattr(module, name, None)
     before = parametrize.is_parametrized(module, name)
+    if before and isinstance(weight, Tensor) and weight.dim() >= 2:
+        square = weight.shape[-2] == weight.shape[-1] or weight.is_complex()
+        if orthogonal_map == "householder" or (orthogonal_map is None and not square):
+            raise ValueError(
+                f"orthogonal: expected orthogonal_map 'cayley' or 'matrix_exp' for a '{name}' that is "
+                f"parametrized already, got {orthogonal_map!r}"
+            )
     if orthogonal_map != "cayley" or not isinstance(weight, Tensor) or weight.dim() < 2:
         torch_parametrizations.orthogonal(module, name, orthogonal_map, use_trivialization=use_trivialization)
     else:

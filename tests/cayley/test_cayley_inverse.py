@@ -96,6 +96,8 @@ def test_the_inverse_as_a_function():
             back = cayley_inverse(Q, alpha)
             assert back.dtype == dtype
             torch.testing.assert_close(back, A, rtol=0, atol=100 * torch.finfo(dtype).eps)
+    small = cayley_inverse(torch.eye(3).to(torch.complex32))
+    assert small.dtype == torch.complex32 and not small.abs().any()
     B = 0.3 * torch.randn(4, 5, 5, dtype=F64)
     torch.testing.assert_close(cayley_inverse(cayley(B, 0.7), 0.7), B)
     Q = cayley(B).requires_grad_()

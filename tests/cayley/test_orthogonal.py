@@ -133,7 +133,7 @@ def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
         layer.weight = -torch.eye(4)
 
 
-@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder"])
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp"])
 @pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
 def test_orthogonal_on_a_tensor_that_is_parametrized(kind, trivialization):
     """The first value is the map of what the parametrizations before make of the raw tensor."""
@@ -146,7 +146,34 @@ def test_orthogonal_on_a_tensor_that_is_parametrized(kind, trivialization):
     layer.weight.sum().backward()
 
 
+@pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
+@pytest.mark.parametrize("kind", ["householder", None])
+def test_householder_on_a_tensor_that_is_parametrized(kind, trivialization):
+    """torch's map reads signs from the diagonal of its free parameter: of any other matrix it makes zeros."""
+    layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.5)
+    with pytest.raises(
+        ValueError,
+        match=r"^orthogonal: expected orthogonal_map 'cayley' or 'matrix_exp' for a 'weight' that is "
+        rf"parametrized already, got {kind!r}$",
+    ):
+        orthogonal(layer, "weight", kind, use_trivialization=trivialization)
+    assert len(layer.parametrizations.weight) == 1
+
+
+@pytest.mark.parametrize(
+    "verb", [orthogonal, fastparam.parametrizations.skew, fastparam.parametrizations.symmetric]
+)
+def test_what_is_no_module(verb):
+    for thing, given in ((None, "NoneType"), (torch.eye(3), "Tensor"), (nn.Linear, "the class Linear")):
+        sentence = f"^{verb.__name__}: expected module to be a torch.nn.Module, got {given}$"
+        with pytest.raises(TypeError, match=sentence):
+            verb(thing)
+
+
 def test_sentences_of_orthogonal():
+    for trivialization in ("yes", 1, None):
+        with pytest.raises(TypeError, match=r"^orthogonal: expected use_trivialization to be True or False"):
+            orthogonal(nn.Linear(3, 3), use_trivialization=trivialization)
     layer = orthogonal(holder(torch.randn(4, 4)), orthogonal_map="cayley")
     before = copy.deepcopy(layer.state_dict())
     nan = torch.full((4, 4), float("nan"))
@@ -157,7 +184,7 @@ def test_sentences_of_orthogonal():
         ),
         (
             torch.eye(4).double(),
-            r"^orthogonal: expected a matrix of dtype float32, as the weight is, got float64$",
+            r"^orthogonal: expected a matrix of dtype float32, as its base is, got float64$",
         ),
         (nan, r"^orthogonal: expected a finite matrix, got one with nan or inf$"),
     ):

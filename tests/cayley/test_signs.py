@@ -176,10 +176,10 @@ def test_a_matrix_of_another_shape_dtype_or_device_is_refused_before_they_are_wr
             rf"^SkewCayley: expected Q with signs of shape \({shape[1]},\), those of the weight, "
             rf"got \({shape[1] + 1},\)$",
         ),
-        (haar(*shape), r"^SkewCayley: expected Q of dtype float32, as the weight is, got float64$"),
+        (haar(*shape), r"^SkewCayley: expected Q of dtype float32, as its signs are, got float64$"),
         (
             haar(*shape, dtype=torch.float32).to("meta"),
-            r"^SkewCayley: expected Q on cpu, as the weight is, got meta$",
+            r"^SkewCayley: expected Q on cpu, as its signs are, got meta$",
         ),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -265,6 +265,6 @@ def test_a_layer_assigned_to_in_inference_mode_trains_on(kind):
 def test_a_matrix_on_another_device_changes_no_base(shape):
     layer = fastparam.parametrizations.orthogonal(nn.Linear(*shape), orthogonal_map="cayley")
     before = {name: t.clone() for name, t in layer.state_dict().items()}
-    with pytest.raises(ValueError, match="orthogonal: expected a matrix on cpu, as the weight is, got meta"):
+    with pytest.raises(ValueError, match="orthogonal: expected a matrix on cpu, as its base is, got meta"):
         layer.weight = torch.empty(layer.weight.shape, device="meta")
     assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())

@@ -34,11 +34,29 @@ def pruned(amount=5):
 AMOUNT = "amount=1.5 should either be a float in the range [0, 1] or a non-negative integer"
 GIVEN = "Pruning.update_: expected a mask chosen by a rule, got one that was given"
 BY_N_M = "Pruning.update_: expected a mask chosen by a rule with an amount, got one chosen by KeepNOfM"
+QUANTIZED = torch.quantize_per_tensor(torch.ones(5, 6), 0.1, 0, torch.quint8)
 MAGNITUDE = Pruning.magnitude(X56, 3)
 BAD = [
     (
         lambda: Pruning(X56.sigmoid()),
         f"Pruning: expected mask to hold zeros and ones, got {X56.sigmoid()[0, 0]:.4g}",
+    ),
+    (
+        lambda: Pruning(torch.ones(3, dtype=torch.uint8).view(torch.bits8)),
+        "Pruning: expected mask to hold bools or numbers, got torch.bits8",
+    ),
+    (lambda: Pruning(QUANTIZED), "Pruning: expected mask to hold bools or numbers, got torch.quint8"),
+    (
+        lambda: ours.from_torch({"weight_orig": X56, "weight_mask": QUANTIZED}),
+        "from_torch: expected weight_mask to hold bools or numbers, got torch.quint8",
+    ),
+    (
+        lambda: Pruning(nn.LazyLinear(3).weight),
+        "Pruning: expected mask to have a shape, got an uninitialized tensor",
+    ),
+    (
+        lambda: MAGNITUDE.update_(nn.LazyLinear(3).weight),
+        "Pruning.update_: expected X to have a shape, got an uninitialized tensor",
     ),
     (lambda: Pruning(2 * mask((3, 3))), "Pruning: expected mask to hold zeros and ones, got 2"),
     (

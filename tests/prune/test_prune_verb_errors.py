@@ -65,7 +65,7 @@ def test_sentences(again):
         for wrong, sentence in [
             (torch.ones(7), "of the shape of weight, (5, 7), got (7,)"),
             (torch.ones(5, 7, device="meta"), "on cpu, got meta"),
-            (quantized, "not to be quantized, got torch.quint8"),
+            (quantized, "to hold bools or numbers, got torch.quint8"),
         ]:
             refused(f"{word} {sentence}", lambda: f(wrong), layer=layer)  # noqa: B023
     dim = "Invalid index 2 for tensor of size torch.Size([5, 7])"
