@@ -23,27 +23,50 @@ std::vector<std::string> supported_levels() {
   return names;
 }
 
+// Warnings of a direct entry name the line that called it: its caller's caller, in Python.
+class AtTheCaller : public c10::WarningHandler {
+  void process(const c10::Warning& warning) override {
+    pybind11::gil_scoped_acquire gil;
+    if (PyErr_WarnEx(PyExc_UserWarning, warning.msg().c_str(), 2) == 0) return;
+    python_error raised;  // a filter has made it an error
+    raised.persist();
+    throw raised;
+  }
+};
+
+template <auto call, class Call = decltype(call)>
+struct Direct;
+template <auto call, class... Arguments>
+struct Direct<call, fastparam::Tensor (*)(Arguments...)> {
+  static fastparam::Tensor run(Arguments... arguments) {
+    AtTheCaller handler;
+    const c10::WarningUtils::WarningHandlerGuard guard(&handler);
+    return call(std::forward<Arguments>(arguments)...);
+  }
+};
+// C++ errors keep their Python type (ValueError), and the GIL is released.
+template <class Op>
+auto direct() {
+  return torch::wrap_pybind_function_no_gil(&Direct<&Op::call>::run);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   using namespace fastparam;
-  using torch::wrap_pybind_function_no_gil;  // C++ errors keep their Python type (ValueError), the GIL is
-                                             // released
-  m.def("symmetric", wrap_pybind_function_no_gil(&Symmetric::call), py::arg("X"), py::arg("lower") = false);
-  m.def("skew", wrap_pybind_function_no_gil(&Skew::call), py::arg("X"), py::arg("lower") = false);
-  m.def("masked_prune", wrap_pybind_function_no_gil(&MaskedPrune::call), py::arg("X"), py::arg("mask"));
-  m.def("pack_mask", wrap_pybind_function_no_gil(&PackMask::call), py::arg("mask"));
-  m.def("unpack_mask", wrap_pybind_function_no_gil(&UnpackMask::call), py::arg("packed"), py::arg("size"));
-  m.def("cayley", wrap_pybind_function_no_gil(&Cayley::call), py::arg("A"), py::arg("alpha") = 1.0,
+  m.def("symmetric", direct<Symmetric>(), py::arg("X"), py::arg("lower") = false);
+  m.def("skew", direct<Skew>(), py::arg("X"), py::arg("lower") = false);
+  m.def("masked_prune", direct<MaskedPrune>(), py::arg("X"), py::arg("mask"));
+  m.def("pack_mask", direct<PackMask>(), py::arg("mask"));
+  m.def("unpack_mask", direct<UnpackMask>(), py::arg("packed"), py::arg("size"));
+  m.def("cayley", direct<Cayley>(), py::arg("A"), py::arg("alpha") = 1.0, py::arg("signs") = py::none());
+  m.def("skew_cayley", direct<SkewCayley>(), py::arg("X"), py::arg("alpha") = 1.0, py::arg("lower") = false,
         py::arg("signs") = py::none());
-  m.def("skew_cayley", wrap_pybind_function_no_gil(&SkewCayley::call), py::arg("X"), py::arg("alpha") = 1.0,
+  m.def("skew_cayley_packed", direct<SkewCayleyPacked>(), py::arg("v"), py::arg("alpha") = 1.0);
+  m.def("stiefel_cayley", direct<StiefelCayley>(), py::arg("X"), py::arg("alpha") = 1.0,
         py::arg("lower") = false, py::arg("signs") = py::none());
-  m.def("skew_cayley_packed", wrap_pybind_function_no_gil(&SkewCayleyPacked::call), py::arg("v"),
-        py::arg("alpha") = 1.0);
-  m.def("stiefel_cayley", wrap_pybind_function_no_gil(&StiefelCayley::call), py::arg("X"),
-        py::arg("alpha") = 1.0, py::arg("lower") = false, py::arg("signs") = py::none());
-  m.def("trivialized_cayley", wrap_pybind_function_no_gil(&TrivializedCayley::call), py::arg("X"),
-        py::arg("base"), py::arg("alpha") = 1.0, py::arg("lower") = false);
+  m.def("trivialized_cayley", direct<TrivializedCayley>(), py::arg("X"), py::arg("base"),
+        py::arg("alpha") = 1.0, py::arg("lower") = false);
 
   // For inverses, which do work of their own before an op is called.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),

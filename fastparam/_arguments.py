@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import has_torch_function
 
 from . import _C
@@ -28,7 +28,7 @@ def check_tensor(op: str, argument: str, X: Any) -> Any:
     """
     if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
         raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {described(X)}")
-    if is_lazy(X):
+    if isinstance(X, (UninitializedParameter, UninitializedBuffer)):
         raise ValueError(f"{op}: expected {argument} to have a shape, got an uninitialized tensor")
     if isinstance(X, Tensor) and (X.is_nested or X.layout != torch.strided):
         kind = "a nested" if X.is_nested else "an mkldnn" if X.is_mkldnn else "a sparse"
