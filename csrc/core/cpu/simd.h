@@ -71,12 +71,29 @@ inline int vector_bytes() {
 }
 
 template <class Body, class... A>
+__attribute__((noinline)) auto run_baseline(A... a) {
+  return Body::template run<16>(a...);
+}
+
+// A body called from another one of this width, out of line: its code is compiled once, and not in every
+// caller.
+template <int Bytes, class Body, class... A>
+FASTPARAM_INLINE auto run_at(A... a) {
+#ifdef FASTPARAM_X86_LEVELS
+  if constexpr (Bytes == 64) return run_v4<Body>(a...);
+  else if constexpr (Bytes == 32) return run_v3<Body>(a...);
+  else
+#endif
+    return run_baseline<Body>(a...);
+}
+
+template <class Body, class... A>
 auto run_simd(A... a) {
 #ifdef FASTPARAM_X86_LEVELS
   if (vector_bytes() == 64) return run_v4<Body>(a...);
   if (vector_bytes() == 32) return run_v3<Body>(a...);
 #endif
-  return Body::template run<16>(a...);
+  return run_baseline<Body>(a...);
 }
 
 // ---- vectors of N elements (GCC and clang vector extensions) ----------------------------------------------

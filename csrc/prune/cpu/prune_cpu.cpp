@@ -126,7 +126,7 @@ struct Cursor {
       index = 0;      // of the row's first element: x in elements, place in bits or bytes; index in `last`
   int64_t above[64];  // in the others: more, of 2 or more each, hold more elements than an int64_t counts
 
-  FASTPARAM_INLINE Cursor(const MaskedRows& rows, int64_t element)
+  __attribute__((noinline)) Cursor(const MaskedRows& rows, int64_t element)
       : rows(rows),
         row(rows.row),
         last(rows.outer.empty() ? MaskedRows::Dimension{1, 0, 0} : rows.outer.back()),
@@ -146,7 +146,12 @@ struct Cursor {
     column += count;
     if (column < row.size) return;
     column = 0, x += last.X, place += last.mask;
-    if (++index < last.size) return;
+    if (++index == last.size) carry();
+  }
+
+ private:
+  // Out of line, as what is rare: every instance of a kernel would hold a copy.
+  __attribute__((noinline)) void carry() {
     index = 0, x -= last.size * last.X, place -= last.size * last.mask;
     for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; --d) {
       x += rows.outer[d].X, place += rows.outer[d].mask;

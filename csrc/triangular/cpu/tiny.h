@@ -7,6 +7,34 @@
 
 namespace fastparam::cpu {
 
+// Matrices begin to end of any strides. Called out of line, it is compiled once for all levels: wider
+// registers have nothing to move here.
+template <class T, int N, bool Adjoint, bool Lower>
+__attribute__((noinline)) void by_element(const TriangularMap<T>& map, int64_t begin, int64_t end) {
+  using Bits = BitsOf<T>;
+  for (int64_t b = begin; b < end; ++b) {
+    const Bits* x = map.in + b * map.batch_stride;
+    Bits* y = map.out + b * N * N;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) {
+      y[i * N + i] = x[i * map.row_stride + i] & map.diagonal;
+#pragma GCC unroll 8
+      for (int j = i + 1; j < N; ++j) {
+        const int r = Lower ? j : i, c = Lower ? i : j;  // given
+        const Bits given = x[r * map.row_stride + c];
+        if constexpr (Adjoint) {
+          y[r * N + c] = add<T, 1>(Vec<Bits, 1>{given},
+                                   Vec<Bits, 1>{static_cast<Bits>(x[c * map.row_stride + r] ^ map.flip)})[0];
+          y[c * N + r] = 0;
+        } else {
+          y[r * N + c] = given;
+          y[c * N + r] = given ^ map.flip;
+        }
+      }
+    }
+  }
+}
+
 template <class T, int N, bool Adjoint, int Bytes>
 struct Tiny {
   using Bits = BitsOf<T>;
@@ -22,32 +50,6 @@ struct Tiny {
   using Row = Vec<Bits, kLanes>;
 
   const TriangularMap<T> map;
-
-  template <bool Lower>
-  FASTPARAM_INLINE void by_element(int64_t begin, int64_t end) const {
-    for (int64_t b = begin; b < end; ++b) {
-      const Bits* x = map.in + b * map.batch_stride;
-      Bits* y = map.out + b * kElements;
-#pragma GCC unroll 8
-      for (int i = 0; i < N; ++i) {
-        y[i * N + i] = x[i * map.row_stride + i] & map.diagonal;
-#pragma GCC unroll 8
-        for (int j = i + 1; j < N; ++j) {
-          const int r = Lower ? j : i, c = Lower ? i : j;  // given
-          const Bits given = x[r * map.row_stride + c];
-          if constexpr (Adjoint) {
-            y[r * N + c] =
-                add<T, 1>(Vec<Bits, 1>{given},
-                          Vec<Bits, 1>{static_cast<Bits>(x[c * map.row_stride + r] ^ map.flip)})[0];
-            y[c * N + r] = 0;
-          } else {
-            y[r * N + c] = given;
-            y[c * N + r] = given ^ map.flip;
-          }
-        }
-      }
-    }
-  }
 
   template <bool Lower>
   FASTPARAM_INLINE void by_vector(int64_t begin, int64_t end) const {
@@ -81,11 +83,11 @@ struct Tiny {
       if (dense && end - begin >= kWorthwhile) {
         const int64_t first = begin + (kReach > 0),
                       last = first + (end - 1 - first - (kReach > 0)) / kMatrices * kMatrices;
-        by_element<Lower>(begin, first);
+        by_element<T, N, Adjoint, Lower>(map, begin, first);
         by_vector<Lower>(first, last);
         begin = last;
       }
-    by_element<Lower>(begin, end);
+    by_element<T, N, Adjoint, Lower>(map, begin, end);
   }
 };
 

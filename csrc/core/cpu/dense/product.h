@@ -7,6 +7,17 @@
 
 namespace fastparam::cpu {
 
+template <class T, int Bytes>
+struct Product;
+template <class T, bool Transposed>
+struct ProductBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Product<T, Bytes>* product, int64_t begin, int64_t end, int64_t j,
+                                   int64_t last) {
+    product->template run_inline<Transposed>(begin, end, j, last);
+  }
+};
+
 // O = A B, or with `add` O += A B, with A^T for A where Transposed. Columns are whole vectors.
 template <class T, int Bytes>
 struct Product {
@@ -57,9 +68,14 @@ struct Product {
     for (; i < end; ++i) tile<Transposed, 1, C>(i, j);
   }
 
-  // Rows [begin, end), columns [j, last): accumulators, a row of B and a factor fill the registers.
+  // Rows [begin, end), columns [j, last).
   template <bool Transposed>
   FASTPARAM_INLINE void run(int64_t begin, int64_t end, int64_t j, int64_t last) const {
+    run_at<Bytes, ProductBody<T, Transposed>>(this, begin, end, j, last);
+  }
+  // Accumulators, a row of B and a factor fill the registers.
+  template <bool Transposed>
+  FASTPARAM_INLINE void run_inline(int64_t begin, int64_t end, int64_t j, int64_t last) const {
     for (; j + kTile * W <= last; j += kTile * W) rows<Transposed, 6, kTile>(begin, end, j);
     switch ((last - j) / W) {
       case 1: return rows<Transposed, kTile == 2 ? 8 : 16, 1>(begin, end, j);
