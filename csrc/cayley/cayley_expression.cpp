@@ -1,5 +1,13 @@
 // The Cayley map and its gradient in ATen operations and, through the dispatcher, the maps of triangles.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_solve_ex.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/real.h>
+#include <ATen/ops/triu_indices.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include "cayley.h"
 

@@ -14,7 +14,16 @@
 //   tangent   dQ = -2 alpha M [dA1 W - dB^H N; dB W]
 //   gradient  dA1 = -2 alpha Y1 W^H, dB = -2 alpha (Y2 W^H - N Y1^H) of Y = M^H G
 // Of a wide X all is done on the transpose.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/linalg_inv_ex.h>
+#include <ATen/ops/linalg_qr.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "../ops.h"
 #include "cayley.h"

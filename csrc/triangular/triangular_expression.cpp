@@ -1,5 +1,6 @@
 // symmetric, skew and their adjoints in ATen operations.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 
 #include "triangular.h"
 
