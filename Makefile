@@ -1,6 +1,6 @@
 # Two commands for a fresh machine with python3 and a C++ compiler:
 #   make demo   environment, build, an example on real data and a short benchmark table
-#   make test   environment, build, all tests (but for those that take minutes each: make sanitize)
+#   make test   environment, build, all tests but those of make sanitize
 # and on a machine with a GPU, whose environment has torch, pybind11, ninja, pytest and pytest-benchmark:
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:

@@ -331,7 +331,19 @@ every_single = pytest.mark.parametrize(
 every_square = pytest.mark.parametrize(
     "case", [case for case in CASES if case.square], ids=lambda case: case.name
 )
-# A compiler sees schemas and formulas, not kernels: where a test tries a mode of a compiler and not an op,
+# A compiler sees schemas and formulas, not kernels. Another value of a flag, or a mask of another shape, has
+# the schema and the formula of the case before it.
+AS_BEFORE = (
+    "symmetric-lower",
+    "symmetric_adjoint-lower",
+    "skew-lower",
+    "skew_adjoint-lower",
+    "masked_prune-row",
+    "masked_prune-column",
+)
+FORMULAS = [case for case in CASES if case.name not in AS_BEFORE]
+every_formula = pytest.mark.parametrize("case", FORMULAS, ids=lambda case: case.name)
+# Where a test tries a mode of a compiler and not an op,
 # one op of each kind stands for the others. Linear; of two tensors; with a mask; with an optional tensor; of
 # sizes that are constants; with guards on its shape.
 ONE_OF_EACH = (

@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch._dynamo.compiled_autograd
 import torch._dynamo.testing
-from table import CASES, F64, ONE_OF_EACH, every, every_public, one_of_each, one_public_of_each
+from table import (
+    CASES,
+    F64,
+    FORMULAS,
+    ONE_OF_EACH,
+    every_formula,
+    every_public,
+    one_of_each,
+    one_public_of_each,
+)
 from torch._functorch.aot_autograd import make_boxed_func
 
 import fastparam
@@ -14,7 +23,7 @@ fixed = pytest.mark.usefixtures("dynamo")
 # is compiled for one size only. Graphs of the tall map hold it as their backward part.
 LONG = [case for case in CASES if case.word == "stiefel_cayley_backward"]
 every_short = pytest.mark.parametrize(
-    "case", [case for case in CASES if case not in LONG], ids=lambda case: case.name
+    "case", [case for case in FORMULAS if case not in LONG], ids=lambda case: case.name
 )
 
 
@@ -43,7 +52,7 @@ class Graphs:
         return make_boxed_func(graph.forward)
 
 
-@every
+@every_formula
 @fixed
 def test_compile(case):
     """One graph for matrices of every order in batches of every size. It keeps the op whole, and so does its

@@ -62,7 +62,7 @@ def test_any_number_of_threads(case, threads):
             G, others = torch.randn(batch, n, n).to(dtype), case.arguments(X[0])
             threads(1)
             expected = both_ways(case, X, G, others)
-            for count in (1, 2, 3, 8):
+            for count in (3, 8):  # as many as matrices do not divide by, and more than there are
                 threads(count)
                 assert same(both_ways(case, X, G, others), expected), (dtype, batch, n, count)
 

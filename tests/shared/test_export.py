@@ -4,7 +4,7 @@ written in.
 
 import pytest
 import torch
-from table import F64, every, every_public, one_of_each, python
+from table import F64, every, every_formula, every_public, one_of_each, python
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -47,7 +47,7 @@ def check_export(case, strict):
     torch.testing.assert_close(lowered.module()(*ts), model(*ts))
 
 
-@every
+@every_formula
 def test_export(case):
     check_export(case, strict=False)
 

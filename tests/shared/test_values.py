@@ -67,6 +67,7 @@ def test_reference(case, dtype, batch, device):
 @every_dtype
 @pytest.mark.parametrize("name", [*VIEWS, *BATCH_VIEWS])
 def test_views(case, dtype, name, device):
+    """The bits of the contiguous tensor of these values, whose own are tested above."""
     view = (VIEWS | BATCH_VIEWS)[name]
     for n in (1, 3, 17) if dtype.is_complex else (1, 2, 3, 8, 9, 16, 17, 33, 65):  # complex: no path of ours
         X = tuple(view(maker(dtype, device), n) for _ in range(case.tensors))
@@ -74,8 +75,10 @@ def test_views(case, dtype, name, device):
         f = case.bind(case.op)
         Y = f(*X)
         assert Y.is_contiguous()
-        assert torch.equal(bits(Y), bits(f(*(x.contiguous() for x in X)))) or not case.linear
-        case.check_values(apply, X)
+        if case.linear or (dtype in REAL and device == "cpu"):  # what a BLAS does may depend on strides
+            assert torch.equal(bits(Y), bits(f(*(x.contiguous() for x in X))))
+        else:
+            case.check_values(apply, X)
         assert torch.equal(X[0], before), "the input was written"
 
 
