@@ -51,6 +51,11 @@ class Draw:
     Their alpha of 30 is beyond the guard of the Cayley kernels.
     """
 
+    batch: tuple[int, ...]
+    n: int
+    dtype: torch.dtype
+    generator: torch.Generator
+
     def __init__(self, batch: tuple[int, ...], n: int, dtype: torch.dtype) -> None:
         self.batch, self.n, self.dtype = batch, n, dtype
         self.generator = torch.Generator().manual_seed(n)

@@ -264,6 +264,8 @@ class PruningParametrization(Pruning):
         tensor(True)
     """
 
+    rules: tuple[Rule | None, ...]
+
     def __init__(self, X: Tensor, p_drop: float = 0.2) -> None:
         super().__init__(drawn("PruningParametrization", X, p_drop))
         self.rules = (torch_rule("L1Unstructured", float(p_drop)),)
