@@ -5,27 +5,15 @@
 
 namespace fastparam::cpu {
 
-template <class In>
-void forward_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch) {
+// Work: Tall or TallBackward. run(zero, m, scratch) does matrix m in the type of zero.
+template <template <class, class> class Work, class In, class F>
+void tall_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch, const F& run) {
   const FlushDenormals flush;
   for (int64_t m = begin; m < end; ++m) {
-    bool good = tall_forward<In, In>(call, m, scratch);
+    bool good = run(In(), m, scratch);
     if constexpr (std::is_same_v<In, float>) {
-      const Scratch wide(good ? 0 : Tall<double, float>::scratch_bytes(call));
-      good = good || tall_forward<double, float>(call, m, wide.get());
-    }
-    call.failed[m] = !good;
-  }
-}
-
-template <class In>
-void backward_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch) {
-  const FlushDenormals flush;
-  for (int64_t m = begin; m < end; ++m) {
-    bool good = tall_backward<In, In>(call, m, scratch);
-    if constexpr (std::is_same_v<In, float>) {
-      const Scratch wide(good ? 0 : TallBackward<double, float>::scratch_bytes(call));
-      good = good || tall_backward<double, float>(call, m, wide.get());
+      const Scratch wide(good ? 0 : Work<double, In>::scratch_bytes(call));
+      good = good || run(double(), m, wide.get());
     }
     call.failed[m] = !good;
   }
@@ -37,7 +25,14 @@ void tall_batch(const TallCall<In>& call) {
   const int64_t bytes = back ? TallBackward<In, In>::scratch_bytes(call) : Tall<In, In>::scratch_bytes(call);
   over_batch(call.batch, call.shared(), call.n * call.k * call.k, bytes,
              [&](int64_t begin, int64_t end, void* scratch) {
-               back ? backward_share(call, begin, end, scratch) : forward_share(call, begin, end, scratch);
+               if (back)
+                 tall_share<TallBackward>(call, begin, end, scratch, [&](auto zero, int64_t m, void* space) {
+                   return tall_backward<decltype(zero), In>(call, m, space);
+                 });
+               else
+                 tall_share<Tall>(call, begin, end, scratch, [&](auto zero, int64_t m, void* space) {
+                   return tall_forward<decltype(zero), In>(call, m, space);
+                 });
              });
   for (int64_t m = 0; m < call.batch; ++m)
     if (call.failed[m]) back ? accurate_backward(call, m) : accurate_forward(call, m);
