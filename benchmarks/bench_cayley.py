@@ -20,6 +20,7 @@ import torch
 from measure import Case, Draw, Map, Op, Work, grid, weight_of
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
+from tutorial import EagerCayleyMap, EagerSkew
 
 import fastparam
 from fastparam import _reference
@@ -191,30 +192,9 @@ def trivialized(X: Tensor) -> dict[str, Map]:
     }
 
 
-class EagerSkew(nn.Module):
-    """The modules of the parametrizations tutorial: this one,"""
-
-    def forward(self, X: Tensor) -> Tensor:
-        A = X.triu(1)
-        return A - A.mT
-
-
-class EagerCayley(nn.Module):
-    """and this one after it."""
-
-    Id: Tensor
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.register_buffer("Id", torch.eye(n))
-
-    def forward(self, A: Tensor) -> Tensor:
-        return torch.linalg.solve(self.Id + A, self.Id - A)
-
-
 def layers(X: Tensor) -> dict[str, Map]:
     """The floor is a parametrization that does nothing: torch's own machinery."""
-    chain = nn.Sequential(EagerSkew(), EagerCayley(X.shape[-1])).to(X.device, X.dtype)
+    chain = nn.Sequential(EagerSkew(), EagerCayleyMap(X.shape[-1])).to(X.device, X.dtype)
     return {
         "eager": weight_of(X, chain),
         "fastparam": weight_of(X, fastparam.SkewCayley()),

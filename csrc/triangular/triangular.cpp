@@ -2,13 +2,9 @@
 //   S(X) = triu(X) + triu(X, 1)^T      S*(G)_ij = G_ij + G_ji (i < j), G_ii, 0 (i > j)
 //   K(X) = triu(X, 1) - triu(X, 1)^T   K*(G)_ij = G_ij - G_ji (i < j), 0 else
 // With `lower` the other triangle is read, and the adjoints fill that one. Complex: plain transposes.
-#include "triangular.h"
-
-#include <torch/library.h>
-
 #include "../core/autograd.h"
-#include "../core/fallback.h"
 #include "../ops.h"
+#include "register.h"
 
 namespace fastparam {
 
@@ -36,12 +32,7 @@ TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
   m.impl("skew_adjoint", &meta<check_skew_adjoint>);
 }
 
-TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
-  m.impl("symmetric", &Dispatch<check_symmetric, expression::symmetric>::run);
-  m.impl("symmetric_adjoint", &Dispatch<check_symmetric_adjoint, expression::symmetric_adjoint>::run);
-  m.impl("skew", &Dispatch<check_skew, expression::skew>::run);
-  m.impl("skew_adjoint", &Dispatch<check_skew_adjoint, expression::skew_adjoint>::run);
-}
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_triangular(m); }
 
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
   m.impl("symmetric", &linear<Symmetric, SymmetricAdjoint, bool>);

@@ -29,7 +29,7 @@ PLACES = {
     "fastparam/_reference.py": r"\Z",
     "fastparam/_C.pyi": r"\Z",
     "csrc/ops.h": r"namespace fastparam \{\n",
-    "csrc/module.cpp": r"using torch::wrap_pybind_function_no_gil;.*\n(?:\s*//.*\n)*",
+    "csrc/module.cpp": r"PYBIND11_MODULE.*\n.*using namespace fastparam;\n",
     "fastparam/_ops.py": r"OPS = \(\n",
     "fastparam/__main__.py": r"SAMPLES: .* = \{\n",
     "fastparam/functional.py": r"__all__ = \[\n",

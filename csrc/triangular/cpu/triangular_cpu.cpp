@@ -1,10 +1,8 @@
 // symmetric, skew and their adjoints on CPU: which path serves a call, and the registration.
 #include <ATen/EmptyTensor.h>
-#include <torch/library.h>
 
 #include "../../core/cpu/parallel.h"
-#include "../../core/fallback.h"
-#include "../triangular.h"
+#include "../register.h"
 #include "tiles.h"
 #include "tiny.h"
 
@@ -50,11 +48,7 @@ Tensor map(const Tensor& X, bool lower) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastparam, CPU, m) {
-  m.impl("symmetric", &Dispatch<check_symmetric, expression::symmetric, map<false, false>>::run);
-  m.impl("symmetric_adjoint",
-         &Dispatch<check_symmetric_adjoint, expression::symmetric_adjoint, map<true, false>>::run);
-  m.impl("skew", &Dispatch<check_skew, expression::skew, map<false, true>>::run);
-  m.impl("skew_adjoint", &Dispatch<check_skew_adjoint, expression::skew_adjoint, map<true, true>>::run);
+  register_triangular<map<false, false>, map<true, false>, map<false, true>, map<true, true>>(m);
 }
 
 }  // namespace fastparam

@@ -3,14 +3,12 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
-#include "../../core/fallback.h"
-#include "../triangular.h"
+#include "../register.h"
 #include "triangular.cuh"
 
 namespace fastparam {
@@ -114,11 +112,7 @@ Tensor map(const Tensor& X, bool lower) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastparam, CUDA, m) {
-  m.impl("symmetric", &Dispatch<check_symmetric, expression::symmetric, map<false, false>>::run);
-  m.impl("symmetric_adjoint",
-         &Dispatch<check_symmetric_adjoint, expression::symmetric_adjoint, map<true, false>>::run);
-  m.impl("skew", &Dispatch<check_skew, expression::skew, map<false, true>>::run);
-  m.impl("skew_adjoint", &Dispatch<check_skew_adjoint, expression::skew_adjoint, map<true, true>>::run);
+  register_triangular<map<false, false>, map<true, false>, map<false, true>, map<true, true>>(m);
 }
 
 }  // namespace fastparam
