@@ -10,11 +10,6 @@ import pytest
 import table
 import torch
 
-MARKERS = (
-    "slow: compiles with inductor, or starts several processes",
-    "sanitize: under the address and undefined-behaviour sanitizers, by `make sanitize` only",
-    "dry: a CUDA test on a CPU that plays the device, for its code alone",
-)
 IGNORED = (
     # test_errors.py asks for it in a process of its own
     "ignore:fastparam. complex dtypes have no kernels:UserWarning",
@@ -29,8 +24,6 @@ IGNORED = (
 
 
 def pytest_configure(config):
-    for line in MARKERS:
-        config.addinivalue_line("markers", line)
     for line in IGNORED:
         config.addinivalue_line("filterwarnings", line)
 
