@@ -12,6 +12,8 @@ from ._arguments import has_no_data
 _PANEL = 32  # columns eliminated one by one before the rest is updated by products
 # What a matrix may lose on the way there and back before other signs are tried.
 _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch.complex128: 5e-13}
+# Entries of alpha X from which the matrix, in its dtype, no longer tells them, and no gradient reaches them.
+_FAR = {torch.float32: 1e4, torch.complex64: 1e4, torch.float64: 1e8, torch.complex128: 1e8}
 # The dtypes that a matrix may have been rounded to before.
 _HALF = (torch.float16, torch.bfloat16)
 _LOWER = {torch.float32: _HALF, torch.float64: (torch.float32, *_HALF), torch.complex128: (torch.complex64,)}
@@ -133,7 +135,12 @@ def inverse_with_signs(
     ones = torch.ones((*Q.shape[:-2], Q.shape[-1]), dtype=torch.float64, device=Q.device)
     kept = ones if signs is None else torch.where(signs.real < 0, -ones, ones)
     X, loss = _inverse_and_loss(Q, dtype, alpha, kept)
-    fails = ~(loss <= _LOSS.get(dtype, 4 * torch.finfo(dtype).eps))
+    allowed, far = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), _FAR.get(dtype, 100) / abs(alpha)
+
+    def serves(X: Tensor, loss: Tensor) -> Tensor:
+        return (loss <= allowed) & (X.abs().amax((-2, -1)) <= far)
+
+    fails = ~serves(X, loss)
     if not fails.any():
         return X, None
     if signs is None:
@@ -145,7 +152,7 @@ def inverse_with_signs(
         return X, None
     greedy = greedy_signs(Q[..., : Q.shape[-1], :])
     Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
-    better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()))
+    better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
     if torch.where(better, other_loss, loss).isnan().any():
         name = str(dtype).removeprefix("torch.")
         raise ValueError(f"{op}: expected a matrix whose X is finite in {name} with alpha = {alpha:g}")

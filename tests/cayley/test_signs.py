@@ -146,6 +146,16 @@ def test_a_trial_where_the_weight_no_longer_tells_its_parameter():
     torch.testing.assert_close(chain.weight, skew_cayley(chain.parametrizations.weight.original) * D)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.complex64], ids=str)
+def test_a_matrix_near_the_reach_of_the_present_signs_gets_others(dtype):
+    """Of -I, turned by eps / 8, X is 8 / eps with the signs that are there: no gradient would move it."""
+    tiny = torch.finfo(dtype).eps / 8
+    Q = torch.tensor([[-1, -tiny], [tiny, -1]], dtype=dtype)
+    for made in (SkewCayley(), SkewCayley(-0.5), CayleyMap(signs=True)):
+        X = made.right_inverse(Q)
+        assert X.abs().max() <= 2 and torch.equal(made(X), Q)
+
+
 def test_without_signs_a_matrix_beyond_the_map_is_refused_in_a_sentence():
     """By a ValueError that registration does not swallow: it would take the matrix for the free parameter."""
     Q = haar(6, 6, dtype=torch.float32, det=-1)
