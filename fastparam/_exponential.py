@@ -25,6 +25,6 @@ class MatrixExponential(nn.Module):
     """
 
     def forward(self, X: Tensor) -> Tensor:
-        """Returns the exponential of ``X``, of shape (..., n, n)."""
+        """Returns the exponential of ``X``, of shape (..., n, n); of half types computed in float32."""
         check_square("matrix_exp", X)
-        return torch.matrix_exp(X)
+        return torch.matrix_exp(X.to(torch.promote_types(X.dtype, torch.float32))).to(X.dtype)

@@ -234,5 +234,12 @@ def test_training_keeps_the_constraint_and_the_signs():
 def test_matrix_exponential():
     layer = register(nn.Linear(4, 4), Skew(), fastparam.MatrixExponential())
     assert defect(layer.weight) < 1e-5
+    for dtype in (torch.bfloat16, torch.float16):  # torch's own makes them NaN
+        torch.testing.assert_close(
+            copy.deepcopy(layer).to(dtype).weight,
+            layer.weight.to(dtype),
+            rtol=0,
+            atol=4 * torch.finfo(dtype).eps,
+        )
     with pytest.raises(ValueError, match=r"^matrix_exp: expected X of shape"):
         fastparam.MatrixExponential()(torch.zeros(3, 4))
