@@ -23,15 +23,24 @@ std::vector<std::string> supported_levels() {
   return names;
 }
 
-// Warnings of a direct entry name the line that called it: its caller's caller, in Python.
+// Warnings of a direct entry name the line that called it: its caller's caller, in Python. They are shown
+// after the call, since what shows them may call an op, and one that warns once holds a lock meanwhile.
 class AtTheCaller : public c10::WarningHandler {
-  void process(const c10::Warning& warning) override {
+ public:
+  void show() const {
+    if (messages.empty()) return;
     pybind11::gil_scoped_acquire gil;
-    if (PyErr_WarnEx(PyExc_UserWarning, warning.msg().c_str(), 2) == 0) return;
-    python_error raised;  // a filter has made it an error
-    raised.persist();
-    throw raised;
+    for (const std::string& message : messages) {
+      if (PyErr_WarnEx(PyExc_UserWarning, message.c_str(), 2) == 0) continue;
+      python_error raised;  // a filter has made it an error
+      raised.persist();
+      throw raised;
+    }
   }
+
+ private:
+  void process(const c10::Warning& warning) override { messages.push_back(warning.msg()); }
+  std::vector<std::string> messages;
 };
 
 template <auto call, class Call = decltype(call)>
@@ -39,9 +48,17 @@ struct Direct;
 template <auto call, class... Arguments>
 struct Direct<call, fastparam::Tensor (*)(Arguments...)> {
   static fastparam::Tensor run(Arguments... arguments) {
-    AtTheCaller handler;
-    const c10::WarningUtils::WarningHandlerGuard guard(&handler);
-    return call(std::forward<Arguments>(arguments)...);
+    AtTheCaller warnings;
+    fastparam::Tensor result;
+    try {
+      const c10::WarningUtils::WarningHandlerGuard guard(&warnings);
+      result = call(std::forward<Arguments>(arguments)...);
+    } catch (...) {
+      warnings.show();
+      throw;
+    }
+    warnings.show();
+    return result;
   }
 };
 // C++ errors keep their Python type (ValueError), and the GIL is released.

@@ -43,15 +43,15 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     As far as the dtype tells: also of a matrix that was rounded to a lower one and is kept in this, whose
     nearest orthogonal matrix is returned.
     """
-    wide = Q.to(double_of(Q))
+    precise = Q.to(double_of(Q))
     if has_no_data(Q):
-        return wide
-    error = _defect(wide)
+        return precise
+    error = _defect(precise)
     if error <= _tolerance(Q.dtype, Q.shape[-2]):
-        return wide
+        return precise
     for lower in _LOWER.get(Q.dtype, ()):
         if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
-            return nearest_orthogonal(wide)
+            return nearest_orthogonal(precise)
     which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
     raise NotOrthogonalError(
         f"{op}: expected a matrix with orthonormal {which}, got one with max |Q^T Q - I| = {error:.2g}"

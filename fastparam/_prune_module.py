@@ -166,7 +166,7 @@ class Pruning(nn.Module):
     @property
     def sparsity(self) -> float:
         """The share of entries that are dropped."""
-        return 1 - int(self.mask.count_nonzero()) / self.mask.numel() if self.mask.numel() else 0.0
+        return 1 - int(self.kept.count_nonzero()) / self.mask.numel() if self.mask.numel() else 0.0
 
     def forward(self, X: Tensor) -> Tensor:
         """Returns ``X`` with +0 where the mask drops an entry."""

@@ -167,10 +167,10 @@ def as_bool(op: str, argument: str, mask: Any) -> Tensor:
     check_tensor(op, argument, mask)
     try:
         with torch.inference_mode(False):
-            kept: Tensor | None = (mask != 0).contiguous()
-    except NotImplementedError:  # dtypes of bare bits
+            kept: Tensor | None = None if mask.is_quantized else (mask != 0).contiguous()
+    except (NotImplementedError, ValueError):  # dtypes of bare bits; ValueError on the meta device
         kept = None
-    if kept is None or mask.is_quantized:
+    if kept is None:
         raise ValueError(f"{op}: expected {argument} to hold bools or numbers, got {mask.dtype}")
     if mask.dtype != torch.bool and not has_no_data(mask):
         soft = mask[kept & (mask != 1)]

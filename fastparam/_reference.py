@@ -37,9 +37,9 @@ def signed(Q: Tensor, signs: Tensor | None) -> Tensor:
 def cayley(A: Tensor, alpha: float = 1.0, signs: Tensor | None = None) -> Tensor:
     # By the inverse, not by torch.linalg.solve, whose forward derivative is wrong at nested levels. Half
     # types in float32.
-    wide = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
-    I = torch.eye(A.shape[-1], dtype=wide.dtype, device=A.device)
-    Q: Tensor = 2 * torch.linalg.inv(I + alpha * wide) - I
+    precise = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
+    I = torch.eye(A.shape[-1], dtype=precise.dtype, device=A.device)
+    Q: Tensor = 2 * torch.linalg.inv(I + alpha * precise) - I
     return signed(Q, signs).to(A.dtype)
 
 

@@ -43,9 +43,9 @@ struct Blocks {
 
   Blocks(const Tensor& X, bool lower) {
     const c10::SymInt k = X.sym_size(-1);
-    const Tensor wide = X.to(X.is_complex() ? at::kComplexDouble : at::kDouble);
-    A1 = Triangle::expand(wide.slice_symint(-2, 0, k), lower);
-    B = wide.slice_symint(-2, k);
+    const Tensor precise = X.to(X.is_complex() ? at::kComplexDouble : at::kDouble);
+    A1 = Triangle::expand(precise.slice_symint(-2, 0, k), lower);
+    B = precise.slice_symint(-2, k);
   }
   Tensor W(double alpha) const {
     const Tensor I = at::eye_symint(A1.sym_size(-1), A1.options());
@@ -164,16 +164,16 @@ Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q
     return stiefel_cayley_backward(G.mT(), X.mT(), Q.mT(), alpha, lower, signs).mT().contiguous();
   const c10::SymInt k = X.sym_size(-1);
   const Blocks blocks(X, lower);
-  const Tensor wide = signed_by(G.to(blocks.B.scalar_type()), signs);
+  const Tensor precise = signed_by(G.to(blocks.B.scalar_type()), signs);
   if (is_double(X)) {
     const Resolvent M(blocks, alpha);
     const Tensor first = M.first_columns(), WH = conj_transpose(M.top(first)),
-                 Y = (-2 * alpha) * M.adjoint_times(wide);
+                 Y = (-2 * alpha) * M.adjoint_times(precise);
     const Tensor dB = at::matmul(M.bottom(Y), WH) - at::matmul(M.bottom(first), conj_transpose(M.top(Y)));
     return at::cat({Triangle::collapse(at::matmul(M.top(Y), WH), lower), dB}, -2).contiguous();
   }
   const Tensor WH = conj_transpose(blocks.W(alpha));
-  const Tensor G1 = wide.slice_symint(-2, 0, k), G2 = wide.slice_symint(-2, k);
+  const Tensor G1 = precise.slice_symint(-2, 0, k), G2 = precise.slice_symint(-2, k);
   const Tensor R = G1 - alpha * at::matmul(conj_transpose(blocks.B), G2);
   const Tensor dC = -2 * at::matmul(at::matmul(WH, R), WH);
   const Tensor dB =

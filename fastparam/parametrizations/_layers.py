@@ -19,6 +19,14 @@ def check_module(op: str, module: object) -> None:
         raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {described(module)}")
 
 
+def check_held(op: str, module: object, name: str) -> None:
+    """Raises TypeError unless it is a module, ValueError where the tensor of this name has no shape yet."""
+    check_module(op, module)
+    held = getattr(module, name, None)
+    if isinstance(held, Tensor):
+        check_tensor(op, name, held)
+
+
 def chain(module: nn.Module, name: str) -> list[nn.Module]:
     """Returns the parametrizations of a tensor, in order."""
     parametrized = isinstance(name, str) and parametrize.is_parametrized(module, name)

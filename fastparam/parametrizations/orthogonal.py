@@ -15,7 +15,7 @@ from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, plain, trivialized_cayley
 from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
-from ._layers import check_module
+from ._layers import check_held
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,7 +41,7 @@ def symmetric(module: M, name: str = "weight", lower: bool = False) -> M:
         >>> torch.equal(layer.weight, layer.weight.mT)
         True
     """
-    check_module("symmetric", module)
+    check_held("symmetric", module, name)
     parametrize.register_parametrization(module, name, Symmetric(lower))
     return module
 
@@ -67,7 +67,7 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
         >>> torch.equal(layer.weight, -layer.weight.mT)
         True
     """
-    check_module("skew", module)
+    check_held("skew", module, name)
     parametrize.register_parametrization(module, name, Skew(lower))
     return module
 
@@ -172,7 +172,7 @@ def orthogonal(
         >>> torch.dist(layer.weight.mT @ layer.weight, torch.eye(20)) < 1e-4
         tensor(True)
     """
-    check_module("orthogonal", module)
+    check_held("orthogonal", module, name)
     use_trivialization = check_flag("orthogonal", "use_trivialization", use_trivialization)
     weight = getattr(module, name, None)
     before = parametrize.is_parametrized(module, name)

@@ -168,6 +168,9 @@ def test_what_is_no_module(verb):
         sentence = f"^{verb.__name__}: expected module to be a torch.nn.Module, got {given}$"
         with pytest.raises(TypeError, match=sentence):
             verb(thing)
+    sentence = rf"^{verb.__name__}: expected weight to have a shape, got an uninitialized tensor$"
+    with pytest.raises(ValueError, match=sentence):
+        verb(nn.LazyLinear(3))
 
 
 def test_sentences_of_orthogonal():

@@ -45,6 +45,10 @@ BAD = [
         lambda: Pruning(torch.ones(3, dtype=torch.uint8).view(torch.bits8)),
         "Pruning: expected mask to hold bools or numbers, got torch.bits8",
     ),
+    (
+        lambda: Pruning(torch.empty(3, dtype=torch.int4, device="meta")),
+        "Pruning: expected mask to hold bools or numbers, got torch.int4",
+    ),
     (lambda: Pruning(QUANTIZED), "Pruning: expected mask to hold bools or numbers, got torch.quint8"),
     (
         lambda: ours.from_torch({"weight_orig": X56, "weight_mask": QUANTIZED}),

@@ -50,7 +50,18 @@ def test_edited_in_place():
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.bool, torch.uint8, torch.int64, torch.half, torch.double, torch.cfloat], ids=str
+    "dtype",
+    [
+        torch.bool,
+        torch.uint8,
+        torch.uint16,
+        torch.int64,
+        torch.half,
+        torch.float8_e5m2,
+        torch.double,
+        torch.cfloat,
+    ],
+    ids=str,
 )
 def test_assigned_in_any_dtype(dtype):
     layer, kept = pruned(0), X56 > 0

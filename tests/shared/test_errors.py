@@ -267,6 +267,17 @@ def test_public_functions_warn_as_python_does():
     assert done.returncode == 1 and f"UserWarning: {COMPLEX_SENTENCE}" in done.stderr
 
 
+def test_what_shows_a_warning_may_call_the_op():
+    """Loggers do; an op that warned while it holds a lock would wait for itself."""
+    done = python("""
+import torch, fastparam, warnings
+X = torch.randn(3, 3, dtype=torch.complex64)
+warnings.showwarning = lambda *a, **k: print(fastparam.functional.skew(X).shape)
+fastparam.functional.skew(X)
+""")
+    assert done.stdout.split() == ["torch.Size([3,", "3])"], done.stderr
+
+
 def test_real_dtypes_do_not_warn():
     functions = "fastparam.functional.skew, fastparam.functional.symmetric"
     loop = WARN.format(dtype="dtype", functions=functions).replace("\n", "\n    ")

@@ -23,8 +23,8 @@ Tensor run(const Tensor& X, const Tensor& G, const Tensor& Q, double alpha, bool
   Tensor out = at::detail::empty_cpu(X.sizes(), X.options());
   if (out.numel() == 0) return out;
   const auto type = at::toOpMathType(X.scalar_type());
-  const auto wide = [&](const Tensor& t) { return t.defined() ? t.to(type).contiguous() : t; };
-  const Tensor x = wide(X), g = wide(G), q = wide(Q), D = dense(signs, X);
+  const auto as_computed = [&](const Tensor& t) { return t.defined() ? t.to(type).contiguous() : t; };
+  const Tensor x = as_computed(X), g = as_computed(G), q = as_computed(Q), D = dense(signs, X);
   Tensor y = out.scalar_type() == type ? out : at::detail::empty_cpu(X.sizes(), X.options().dtype(type));
   const int64_t rows = X.size(-2), columns = X.size(-1), batch = X.numel() / (rows * columns);
   std::vector<uint8_t> failed(batch);

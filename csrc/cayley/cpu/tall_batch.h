@@ -12,8 +12,8 @@ void tall_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scra
   for (int64_t m = begin; m < end; ++m) {
     bool good = run(In(), m, scratch);
     if constexpr (std::is_same_v<In, float>) {
-      const Scratch wide(good ? 0 : Work<double, In>::scratch_bytes(call));
-      good = good || run(double(), m, wide.get());
+      const Scratch more(good ? 0 : Work<double, In>::scratch_bytes(call));
+      good = good || run(double(), m, more.get());
     }
     call.failed[m] = !good;
   }
