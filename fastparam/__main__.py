@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -193,12 +194,12 @@ def is_right(op: Op, ours: Tensor, truth: Tensor, alpha: float) -> bool:
 def problem(op: Op, arguments: Arguments, device: torch.device) -> str | None:
     """What is wrong with an op on a device, in a few words; None if nothing is."""
     f = getattr(functional, op.name) if op.public else op.overload
-    wide = (lambda X: X.clone()) if op.exact else lambda X: X.double() if X.is_floating_point() else X
+    precise = (lambda X: X.clone()) if op.exact else lambda X: X.double() if X.is_floating_point() else X
     try:
         ours = both_ways(f, arguments, lambda X: X.detach().to(device, copy=True))
     except RuntimeError as error:
         return str(error).splitlines()[0]
-    truth = both_ways(getattr(_reference, op.name), arguments, wide)
+    truth = both_ways(getattr(_reference, op.name), arguments, precise)
     alpha = arguments.get("alpha", 1.0)
     right = all(is_right(op, y, t, alpha) for y, t in zip(ours, truth, strict=True))
     return None if right else "a wrong result"
@@ -245,4 +246,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        "python -m fastparam",
+        description="What this build is, and whether every op works on every device here.",
+    ).parse_args()
     raise SystemExit(main())
