@@ -219,6 +219,7 @@ class _Signed(nn.Module):
     alpha: float
     with_signs: bool
     op: str  # what errors call it
+    remedy: str = "signs=True"  # what reaches the matrices that the map alone does not
 
     def __init__(self, alpha: float, signs: bool) -> None:
         alpha, with_signs = _nonzero(self.op, alpha), check_flag(self.op, "signs", signs)
@@ -252,7 +253,7 @@ class _Signed(nn.Module):
                         f"{self.op}: expected Q {of} {plain(ours)}, as its signs are, got {plain(theirs)}"
                     )
         X, changed = inverse_with_signs(
-            self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs
+            self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs, self.remedy
         )
         if changed is not None:
             # Another tensor: graphs and state dicts that hold the one before keep it.

@@ -123,12 +123,12 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
 
 
 def inverse_with_signs(
-    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None
+    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str = "signs=True"
 ) -> tuple[Tensor, Tensor | None]:
     """Returns X of the tall Q, both in double precision, with stiefel_cayley(X, alpha, signs) = Q, and the
     signs if they are to change.
 
-    Where they are None, and so are to be, a matrix that would need them is refused.
+    Where they are None, and so are to be, a matrix that would need them is refused, and the remedy named.
     """
     if has_no_data(Q):
         return torch.zeros_like(Q), None
@@ -147,7 +147,7 @@ def inverse_with_signs(
         if not (loss <= torch.finfo(dtype).eps ** 0.5).all():
             raise ValueError(
                 f"{op}: expected a matrix without an eigenvalue near -1, "
-                "which the Cayley map does not reach without signs=True"
+                f"which the Cayley map does not reach without {remedy}"
             )
         return X, None
     greedy = greedy_signs(Q[..., : Q.shape[-1], :])

@@ -24,7 +24,8 @@ def load() -> None:
         built = importlib.import_module("fastparam._built")
     except ImportError:
         raise ImportError(
-            "fastparam is not built here: run `pip install --no-build-isolation .` in its source tree"
+            "fastparam is not built here: run `pip install --no-build-isolation .` in its source tree, and "
+            "import it from another folder, since the source tree hides what is installed"
         ) from None
     mismatch = (
         f"fastparam was built for torch {built.torch}, but torch {torch.__version__} is running: "

@@ -23,7 +23,8 @@ def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
     Args:
         X: tensor of any shape and strides; float32, float64, bfloat16, float16 or complex.
         mask: bool tensor of a shape that broadcasts to that of ``X``, or one packed by :func:`pack_mask`, one
-            bit per entry of ``X``.
+            bit per entry of ``X``. A uint8 tensor is always a packed mask: one of zeros and ones goes through
+            ``mask.bool()``.
 
     Raises:
         ValueError: If ``X`` has another dtype, or ``mask`` has another dtype or device, does not broadcast to

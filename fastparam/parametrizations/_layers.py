@@ -20,8 +20,12 @@ def check_module(op: str, module: object) -> None:
 
 
 def check_held(op: str, module: object, name: str) -> None:
-    """Raises TypeError unless it is a module, ValueError where the tensor of this name has no shape yet."""
+    """Raises TypeError unless it is a module and the name a str, ValueError where the tensor of this name has
+    no shape yet.
+    """
     check_module(op, module)
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: expected name to be a str, got {described(name)}")
     held = getattr(module, name, None)
     if isinstance(held, Tensor):
         check_tensor(op, name, held)
@@ -44,6 +48,10 @@ def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None
     check_module(op, module)
     held = name in module._parameters or name in module._buffers or chain(module, name)
     X = getattr(module, name) if held else None
+    if X is None and f"{name}_orig" in module._parameters:
+        raise ValueError(
+            f"{op}: expected a '{name}' that torch.nn.utils.prune has not pruned; its remove() comes first"
+        )
     if X is None:
         raise ValueError(
             f"{op}: expected the name of a parameter or a buffer of {type(module).__name__}, got '{name}'"

@@ -126,6 +126,7 @@ class _FromRaw(SkewCayley):
     """
 
     op: str = "orthogonal"
+    remedy: str = "use_trivialization=True"
     registered = False
 
     def right_inverse(self, Q: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
         torch.testing.assert_close(layer.weight, theirs.weight)
     with pytest.raises(
         ValueError,
-        match=r"^orthogonal: expected a matrix without an eigenvalue near -1, .* without signs=True$",
+        match=r"^orthogonal: expected a matrix without an eigenvalue near -1, "
+        r"which .* does not reach without use_trivialization=True$",
     ):
         layer.weight = -torch.eye(4)
 
@@ -168,6 +169,8 @@ def test_what_is_no_module(verb):
         sentence = f"^{verb.__name__}: expected module to be a torch.nn.Module, got {given}$"
         with pytest.raises(TypeError, match=sentence):
             verb(thing)
+    with pytest.raises(TypeError, match=rf"^{verb.__name__}: expected name to be a str, got bool$"):
+        verb(nn.Linear(3, 3), True)
     sentence = rf"^{verb.__name__}: expected weight to have a shape, got an uninitialized tensor$"
     with pytest.raises(ValueError, match=sentence):
         verb(nn.LazyLinear(3))

@@ -52,6 +52,15 @@ def test_modules_names_and_tensors(verb):
     )
 
 
+@every_verb
+def test_a_tensor_that_torch_has_pruned(verb):
+    theirs = prune.l1_unstructured(nn.Linear(7, 5), "weight", 3)
+    sentence = (
+        f"{verb}: expected a 'weight' that torch.nn.utils.prune has not pruned; its remove() comes first"
+    )
+    refused(sentence, lambda: call(verb, theirs), layer=theirs)
+
+
 @first_and_again
 def test_sentences(again):
     layer = pruned() if again else nn.Linear(7, 5)
