@@ -24,7 +24,8 @@ std::vector<std::string> supported_levels() {
 }
 
 // Warnings of a direct entry name the line that called it: its caller's caller, in Python. They are shown
-// after the call, since what shows them may call an op, and one that warns once holds a lock meanwhile.
+// after the call, since the code that shows them may call an op, and an op that warns once holds a lock
+// meanwhile.
 class AtTheCaller : public c10::WarningHandler {
  public:
   void show() const {

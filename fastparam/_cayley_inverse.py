@@ -123,7 +123,7 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
 
 
 def inverse_with_signs(
-    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str = "signs=True"
+    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str
 ) -> tuple[Tensor, Tensor | None]:
     """Returns X of the tall Q, both in double precision, with stiefel_cayley(X, alpha, signs) = Q, and the
     signs if they are to change.

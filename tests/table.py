@@ -343,9 +343,8 @@ AS_BEFORE = (
 )
 FORMULAS = [case for case in CASES if case.name not in AS_BEFORE]
 every_formula = pytest.mark.parametrize("case", FORMULAS, ids=lambda case: case.name)
-# Where a test tries a mode of a compiler and not an op,
-# one op of each kind stands for the others. Linear; of two tensors; with a mask; with an optional tensor; of
-# sizes that are constants; with guards on its shape.
+# Where a test tries a mode of a compiler and not an op, one op of each kind stands for the others. Linear; of
+# two tensors; with a mask; with an optional tensor; of sizes that are constants; with guards on its shape.
 ONE_OF_EACH = (
     "skew-upper",
     "skew_cayley-upper_backward",

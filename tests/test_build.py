@@ -189,8 +189,9 @@ def test_an_unbuilt_tree_says_so(copy):
     (copy / "fastparam" / "_built.py").unlink()
     remedy = (
         "run `pip install --no-build-isolation .` in its source tree, and import it from another folder, "
+        "since the source tree hides what is installed"
     )
-    assert import_error(copy).startswith(f"ImportError: fastparam is not built here: {remedy}")
+    assert import_error(copy) == f"ImportError: fastparam is not built here: {remedy}"
 
 
 # Not in the source tree, where Python would find its unbuilt package before an installed wheel.

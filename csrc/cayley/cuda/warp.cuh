@@ -149,8 +149,8 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
   }
 }
 
-// One register to the left, and value into the last: what walks along a row without unrolling, which would
-// hold every load of the loop in registers at once.
+// One register to the left, and value into the last. A loop that does so walks along a row without being
+// unrolled, which would hold all its loads in registers at once.
 template <int N>
 __device__ __forceinline__ void rotate_in(double (&row)[N], double value) {
 #pragma unroll

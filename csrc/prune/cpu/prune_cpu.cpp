@@ -150,7 +150,7 @@ struct Cursor {
   }
 
  private:
-  // Out of line, as what is rare: every instance of a kernel would hold a copy.
+  // Out of line, because it is rare and every instance of a kernel would hold a copy.
   __attribute__((noinline)) void carry() {
     index = 0, x -= last.size * last.X, place -= last.size * last.mask;
     for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; --d) {
