@@ -19,7 +19,7 @@ Plan plan_of(int64_t n) {
 
 template <class T>
 int64_t forward_scratch(int64_t n) {
-  const int64_t lanes = (n * (n | 1) + factors_of<T>(n)) * 64;
+  const int64_t lanes = (n * (n | 1) + 2 * factors_of<T>(n)) * 64;
   return std::max(n <= kLargestLanes ? lanes : 0, forward_scratch_bytes<T>(n));
 }
 

@@ -21,12 +21,14 @@ struct LanesBackward {
     const Lane lanes(call->n);
     const int n = lanes.n, stride = lanes.stride, size = n * n, entries = static_cast<int>(call->entries());
     V *const P = static_cast<V*>(scratch), *const U = P + n * stride, *const TT = U + n * stride;
-    V *const scale = TT + n * stride, *const F = call->signs ? scale + n + Lane::L : nullptr;
+    V *const scale = TT + n * stride, *const factors = scale + n + Lane::L;
     lanes.fill_factors(static_cast<T>(-call->alpha / 2), nullptr, Lane::L, scale);
     const int32_t* const taken = call->layout == Layout::packed ? lanes.packed_place : lanes.place;
     for (int64_t m = begin; m < end; m += Lane::L) {
       const int live = static_cast<int>(std::min<int64_t>(Lane::L, end - m));
-      if (F) lanes.fill_factors(T(1), call->signs_of(m), live, F);
+      const bool negative = call->signs && any_negative<T, Lane::L>(call->signs_of(m), live * n);
+      if (negative) lanes.fill_factors(T(1), call->signs_of(m), live, factors);
+      const V* const F = negative ? factors : nullptr;
       lanes.gather(call->Q + m * size, size, live, lanes.place, P, F);
       lanes.gather(call->G + m * size, size, live, lanes.place, U, F);
       for (int i = 0; i < n; ++i) P[i * stride + i] += T(1);

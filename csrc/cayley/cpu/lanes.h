@@ -246,12 +246,12 @@ struct Lanes {
     for (int j = n; j < n + L; ++j) F[j] = F[j - n];
   }
 
-  // scratch: S, and n + L vectors.
+  // scratch: S, and twice n + L vectors.
   FASTPARAM_INLINE void forward(const CayleyCall<T>& call, int64_t begin, int64_t end, V* S) {
     const int size = static_cast<int>(call.entries());
     const int32_t* const taken = call.layout == Layout::packed ? packed_place : place;
-    V* const F = S + n * stride;
-    if (!call.signs) fill_factors(T(2), nullptr, L, F);
+    V *const twos = S + n * stride, *const factors = twos + n + L;
+    fill_factors(T(2), nullptr, L, twos);
     for (int64_t m = begin; m < end; m += L) {
       const int live = static_cast<int>(std::min<int64_t>(L, end - m));
       gather(call.in + m * size, size, live, taken, S);
@@ -269,8 +269,9 @@ struct Lanes {
       for (int i = 0; i < n; ++i) S[i * stride + i] += T(0.5);
       ok &= columns_near(S, T(0.25), column_tolerance<T>(n) / 4);
       for (int l = 0; l < live; ++l) call.failed[m + l] = ok[l] == 0;
-      if (call.signs) fill_factors(T(2), call.signs_of(m), live, F);
-      scatter(S, F, n * n, live, place, call.out + m * n * n);
+      const bool negative = call.signs && any_negative<T, L>(call.signs_of(m), live * n);
+      if (negative) fill_factors(T(2), call.signs_of(m), live, factors);
+      scatter(S, negative ? factors : twos, n * n, live, place, call.out + m * n * n);
     }
   }
 

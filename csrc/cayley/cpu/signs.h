@@ -19,6 +19,14 @@ FASTPARAM_INLINE MaskOf<T, N> flips_at(const T* signs, int64_t j, int64_t n) {
   return flips_of<T, N>(s);
 }
 
+// Whether one of `count` signs is negative: most matrices have none, and then nothing is to be transposed.
+template <class T, int N>
+FASTPARAM_INLINE bool any_negative(const T* signs, int64_t count) {
+  MaskOf<T, N> negative{};
+  for (int64_t j = 0; j < count; j += N) negative |= flips_at<T, N>(signs, j, count);
+  return any(negative);
+}
+
 template <class V, class M>
 FASTPARAM_INLINE V flipped(const V& x, const M& flips) {
   return bit_cast<V>(bit_cast<M>(x) ^ flips);

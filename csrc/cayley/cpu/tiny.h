@@ -91,12 +91,9 @@ struct Tiny {
   template <int Count>
   static FASTPARAM_INLINE void put_signs(const T* signs, const T* end, int live,
                                          V* const (&matrices)[Count]) {
+    if (!any_negative<T, L>(signs, live * N)) return;
     V s[N];
     Columns<T, Bytes, N>::read(signs, end, live, s);
-    Mask negative{};
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) negative |= flips_of<T, L>(s[j]);
-    if (!any(negative)) return;
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i)
 #pragma GCC unroll 16
