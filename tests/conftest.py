@@ -30,7 +30,9 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def seed():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():  # without one, torch.manual_seed formats the stack three times for later
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(params=table.DEVICES)
