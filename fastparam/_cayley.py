@@ -236,7 +236,7 @@ class _Signed(nn.Module):
                 self.signs.fill_(1)
 
     def _inverse(self, Q: Tensor) -> Tensor:
-        """Returns A1 over B of the tall Q, in double precision, and changes the signs that do not serve."""
+        """Returns A1 over B of the tall Q, and changes the signs that do not serve."""
         shape = (*Q.shape[:-2], Q.shape[-1])
         if self.with_signs and self.signs is None:
             self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._arguments import has_no_data
 
-_PANEL = 32  # columns eliminated one by one before the rest is updated by products
+_LARGE = 128  # order from which double precision costs more than to try without
 # What a matrix may lose on the way there and back before other signs are tried.
 _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch.complex128: 5e-13}
 # Entries of alpha X from which the matrix, in its dtype, no longer tells them, and no gradient reaches them.
@@ -46,8 +46,11 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     precise = Q.to(double_of(Q))
     if has_no_data(Q):
         return precise
+    tolerance = _tolerance(Q.dtype, Q.shape[-2])
+    if Q.dtype in (torch.float32, torch.complex64) and _defect(Q) <= tolerance:  # at half the cost
+        return precise
     error = _defect(precise)
-    if error <= _tolerance(Q.dtype, Q.shape[-2]):
+    if error <= tolerance:
         return precise
     for lower in _LOWER.get(Q.dtype, ()):
         if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
@@ -85,32 +88,21 @@ def double_of(Q: Tensor) -> torch.dtype:
 
 
 def greedy_signs(Q: Tensor) -> Tensor:
-    """Returns signs D, of shape (..., n) and real, such that elimination of Q + D meets pivots of size 1 and
-    more.
+    """Returns signs D, of shape (..., k) and real, such that elimination of the upper k rows of Q + D meets
+    pivots of size 1 and more.
 
-    Each sign is that of the pivot (of its real part) which it is added to, as in LAPACK's orhr_col (Ballard
-    et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Then Q D + I is well conditioned in
-    practice, whatever the determinant and eigenvalues of Q.
+    Each sign is that of the pivot (of its real part) which it is added to. A Householder reflection chooses
+    the other one for R, and so D = -diag(R) in Q = H R; where it reflects nothing, R is the pivot itself
+    (Ballard et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Then Q D + I is well
+    conditioned in practice, whatever the determinant and eigenvalues of Q.
     """
-    S, n = Q.clone(), Q.shape[-1]
-    signs = torch.ones(Q.shape[:-1], dtype=torch.float64, device=Q.device)
-    for start in range(0, n, _PANEL):
-        stop = min(start + _PANEL, n)
-        for j in range(start, stop):
-            pivot = S[..., j, j].clone()
-            signs[..., j] = torch.where(pivot.real < 0, -1.0, 1.0)
-            S[..., j + 1 :, j] /= (pivot + signs[..., j])[..., None]
-            S[..., j + 1 :, j + 1 : stop] -= S[..., j + 1 :, j, None] * S[..., j, None, j + 1 : stop]
-        rows = torch.linalg.solve_triangular(
-            S[..., start:stop, start:stop], S[..., start:stop, stop:], upper=False, unitriangular=True
-        )
-        S[..., stop:, stop:] -= S[..., stop:, start:stop] @ rows
-    return signs
+    R, tau = torch.geqrf(Q)
+    return torch.where((R.diagonal(dim1=-2, dim2=-1).real < 0) == (tau == 0), -1.0, 1.0)
 
 
 def inverse(Q: Tensor, alpha: float) -> Tensor:
-    """Returns X of the shape of the tall or square Q in double precision: A1 skew-symmetric over B, with
-    stiefel_cayley(X, alpha) = Q.
+    """Returns X of the shape of the tall or square Q: A1 skew-symmetric over B, with stiefel_cayley(X, alpha)
+    = Q.
 
     Not finite where Q has the eigenvalue -1.
     """
@@ -125,50 +117,57 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
 def inverse_with_signs(
     op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns X of the tall Q, both in double precision, with stiefel_cayley(X, alpha, signs) = Q, and the
-    signs if they are to change.
+    """Returns X with stiefel_cayley(X, alpha, signs) = Q, of the tall Q in double precision, and the signs if
+    they are to change.
 
     Where they are None, and so are to be, a matrix that would need them is refused, and the remedy named.
     """
     if has_no_data(Q):
         return torch.zeros_like(Q), None
     ones = torch.ones((*Q.shape[:-2], Q.shape[-1]), dtype=torch.float64, device=Q.device)
-    kept = ones if signs is None else torch.where(signs.real < 0, -ones, ones)
-    X, loss = _inverse_and_loss(Q, dtype, alpha, kept)
+    kept = tried = greedy = ones if signs is None else torch.where(signs.real < 0, -ones, ones)
+    if signs is not None:
+        greedy = greedy_signs(Q.to(torch.promote_types(dtype, torch.float32))).to(kept.dtype)
+        if Q.shape[-2] == Q.shape[-1] and not Q.is_complex():
+            # det Q is the product of the greedy signs, and Q D has the eigenvalue -1 where det Q D = -1
+            tried = torch.where((greedy * kept).prod(-1, keepdim=True) < 0, greedy, kept)
+    X, loss = _inverse_and_loss(Q, dtype, alpha, tried)
     allowed, far = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), _FAR.get(dtype, 100) / abs(alpha)
 
     def serves(X: Tensor, loss: Tensor) -> Tensor:
         return (loss <= allowed) & (X.abs().amax((-2, -1)) <= far)
 
     fails = ~serves(X, loss)
-    if not fails.any():
-        return X, None
     if signs is None:
-        if not (loss <= torch.finfo(dtype).eps ** 0.5).all():
+        if fails.any() and not (loss <= torch.finfo(dtype).eps ** 0.5).all():
             raise ValueError(
                 f"{op}: expected a matrix without an eigenvalue near -1, "
                 f"which the Cayley map does not reach without {remedy}"
             )
         return X, None
-    greedy = greedy_signs(Q[..., : Q.shape[-1], :])
-    Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
-    better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
-    if torch.where(better, other_loss, loss).isnan().any():
-        name = str(dtype).removeprefix("torch.")
-        raise ValueError(f"{op}: expected a matrix whose X is finite in {name} with alpha = {alpha:g}")
-    if not better.any():
-        return X, None
-    return torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, kept).to(
-        signs.dtype
-    )
+    if fails.any():
+        Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
+        better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
+        if torch.where(better, other_loss, loss).isnan().any():
+            name = str(dtype).removeprefix("torch.")
+            raise ValueError(f"{op}: expected a matrix whose X is finite in {name} with alpha = {alpha:g}")
+        X, tried = torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, tried)
+    return X, None if torch.equal(tried, kept) else tried.to(signs.dtype)
 
 
 def _inverse_and_loss(Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse with these signs, and what each matrix loses on the way there and back; NaN where there is
     none.
+
+    Large ones in the precision of the dtype, if they lose little or, with these signs, all; else in double.
     """
-    X = inverse(Q * signs[..., None, :], alpha)
-    T = X.tril().to(dtype)
-    T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
-    there = torch.ops.fastparam.stiefel_cayley.default(T, alpha, True, signs)
-    return X, (there.to(Q.dtype) - Q).abs().amax((-2, -1))
+    allowed, single = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), torch.promote_types(dtype, torch.float32)
+    for work in (single, Q.dtype) if Q.shape[-1] >= _LARGE else (Q.dtype,):
+        X = inverse(Q.to(work) * signs[..., None, :].to(work), alpha)
+        T = X.tril().to(dtype)
+        T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
+        there = torch.ops.fastparam.stiefel_cayley.default(T, alpha, True, signs)
+        loss = (there.to(Q.dtype) - Q).abs().amax((-2, -1))
+        if ((loss <= allowed) | ~(loss <= 1e-2)).all():
+            break
+    return X, loss

@@ -2,9 +2,10 @@
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # before torch: on busy cores, threads that spin cost the suite minutes
+# Before torch. On busy cores, threads that spin cost the suite minutes; and a graph that another run has kept
+# may be compiled for another instruction level.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 
 import pytest
 import table

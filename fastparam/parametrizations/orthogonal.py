@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, plain, trivialized_cayley
-from .._cayley_inverse import double_of
 from .._triangular import Skew, Symmetric
 from ._layers import check_held
 
@@ -107,7 +106,7 @@ class _AroundBase(nn.Module):
                     )
             if not has_no_data(Q) and not Q.isfinite().all():
                 raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
-        tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(double_of(Q))
+        tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(torch.promote_types(Q.dtype, torch.float32))
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()
         base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]

@@ -12,6 +12,7 @@ from table import F64, REAL
 from test_orthogonal import holder, register
 
 from fastparam import CayleyMap, NotOrthogonalError, SkewCayley
+from fastparam._cayley_inverse import double_of, greedy_signs
 from fastparam.functional import cayley, cayley_inverse
 
 ROUND_TRIP = {torch.float32: 1e-5, F64: 1e-12, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -48,6 +49,26 @@ def test_assignment(shape, dtype):
         Q = haar(*shape, dtype=dtype)
         layer.weight = Q
         assert (layer.weight - Q).abs().max() <= ROUND_TRIP[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)
+def test_elimination_with_greedy_signs_meets_no_small_pivot(dtype):
+    """Of tall matrices, of those that a reflection leaves alone, and of pivots that are zero."""
+    swap = torch.eye(4, dtype=dtype).flip(0)
+    for Q in (
+        *(haar(*s, dtype=dtype) for s in ((1, 1), (5, 5), (9, 4), (3, 40, 40))),
+        swap,
+        -swap,
+        -swap[:, :2],
+    ):
+        signs, k = greedy_signs(Q), Q.shape[-1]
+        assert signs.shape == (*Q.shape[:-2], k) and (signs.abs() == 1).all()
+        S = Q[..., :k, :].to(double_of(Q)) + torch.diag_embed(signs)
+        for j in range(k):
+            assert (S[..., j, j].abs() > 0.999).all(), (Q, j)
+            S = S - S[..., :, j, None] * S[..., j, None, :] / S[..., j, None, j, None]
+        if Q.shape[-2] == k and not Q.is_complex():
+            assert torch.equal(signs.prod(-1), torch.linalg.det(Q.double()).sign().to(signs))
 
 
 def test_unitary_matrices_come_back():
