@@ -19,6 +19,7 @@ import pytest
 import torch
 from measure import Case, Draw, Map, Op, Work, grid, weight_of
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 from tutorial import EagerCayleyMap, EagerSkew
 
@@ -202,6 +203,52 @@ def layers(X: Tensor) -> dict[str, Map]:
     }
 
 
+class Invertible(EagerCayleyMap):
+    """The tutorial's map with the tutorial's inverse."""
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        return torch.linalg.solve(self.Id + Q, self.Id - Q)
+
+
+def assigned(Q: Tensor) -> dict[str, Map]:
+    """``layer.weight = Q``, up to the raw weight it becomes; the floor is the call that draws a random Q."""
+
+    def assign(*modules: nn.Module) -> Map:
+        layer = nn.Linear(Q.shape[-1], Q.shape[-2], bias=False, device=Q.device, dtype=Q.dtype)
+        for module in modules:
+            parametrize.register_parametrization(layer, "weight", module)
+
+        def raw(Q: Tensor) -> Tensor:
+            layer.weight = Q
+            return layer.parametrizations.weight.original.detach()
+
+        return raw
+
+    return {
+        "eager": assign(EagerSkew(), Invertible(Q.shape[-1]).to(Q.device, Q.dtype)),
+        "fastparam": assign(fastparam.SkewCayley()),
+        "floor": lambda Q: nn.init.orthogonal_(torch.empty_like(Q)),
+    }
+
+
+def registered(X: Tensor) -> dict[str, Map]:
+    """``orthogonal(layer)``, up to the base point that the weight becomes; the floor as above."""
+
+    def register(verb: Callable[..., nn.Module]) -> Map:
+        def base(X: Tensor) -> Tensor:
+            layer = nn.Module()
+            layer.weight = nn.Parameter(X)
+            return verb(layer, "weight", "cayley").parametrizations.weight[0].base[..., : X.shape[-1]]
+
+        return base
+
+    return {
+        "eager": register(orthogonal),
+        "fastparam": register(fastparam.parametrizations.orthogonal),
+        "floor": lambda X: nn.init.orthogonal_(torch.empty_like(X)),
+    }
+
+
 def gaussian(norm: float, vector: bool = False) -> Draw:
     """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in
     full.
@@ -220,6 +267,10 @@ def gaussian(norm: float, vector: bool = False) -> Draw:
 def skew_gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     X = gaussian(1.0)(shape, generator).triu(1)
     return X - X.mT
+
+
+def rotation(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return _reference.skew_cayley(gaussian(1.0)(shape, generator))
 
 
 def orthogonality(Q: Tensor) -> float:
@@ -263,6 +314,8 @@ SIGNED = Op("skew_cayley signs", signed, OURS, gaussian(1.0), defect=orthogonali
 WHOLE = Op("cayley", whole, OURS, skew_gaussian, defect=orthogonality, work=WORK_WHOLE)
 TRIVIALIZED = Op("trivialized_cayley", trivialized, OURS, gaussian(1.0), defect=orthogonality)
 LAYER = Op("layer.weight orthogonal", layers, OURS, gaussian(1.0), MEANS, orthogonality)
+ASSIGNED = Op("assignment to SkewCayley", assigned, OURS, rotation)
+REGISTERED = Op("registration of orthogonal", registered, OURS, defect=orthogonality)
 
 CALLS = ((4, 4), (16, 16))
 BATCHES = (
@@ -299,6 +352,8 @@ CASES += grid(STIEFEL, ((1024, 64), (64, 1024), (64, 256, 16)), quick=((1024, 64
 CASES += grid(STIEFEL, ((4096, 128),), rounds=3)
 CASES += grid(TRIVIALIZED, ((256, 256), (1024, 64)))
 CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
+CASES += grid(ASSIGNED, ((64, 64), (256, 256), (512, 512)), passes=(False,))
+CASES += grid(REGISTERED, ((64, 64), (512, 512), (512, 384)), passes=(False,))
 
 
 @pytest.mark.parametrize(
