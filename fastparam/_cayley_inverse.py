@@ -168,6 +168,6 @@ def _inverse_and_loss(Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor
         T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
         there = torch.ops.fastparam.stiefel_cayley.default(T, alpha, True, signs)
         loss = (there.to(Q.dtype) - Q).abs().amax((-2, -1))
-        if ((loss <= allowed) | ~(loss <= 1e-2)).all():
+        if ((loss <= allowed) | ~(loss <= 0.1)).all():
             break
     return X, loss

@@ -1,4 +1,5 @@
-"""The list of ops, and what every one of them gets from it: its function's entry and its batching rule.
+"""The list of ops, and what every one of them gets from it: its function's entry, its batching rule and its
+count of operations.
 
 The self-check (``python -m fastparam``), :mod:`fastparam.functional` and the tests read the same list.
 """
@@ -6,6 +7,7 @@ The self-check (``python -m fastparam``), :mod:`fastparam.functional` and the te
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
+from torch.utils.flop_counter import register_flop_formula
 
 from . import _C
 from ._arguments import check_flag, check_number, check_optional_tensor, check_sizes, check_tensor
@@ -31,6 +34,8 @@ class Op:
     leading_batch: bool = True
     # no entry is rounded more often than in the reference: their bits are compared
     exact: bool = False
+    # of a matrix of n x k, n >= k: multiplications and additions, as torch counts those of a product
+    flops: Callable[[int, int], int] | None = None
 
     @property
     def overload(self) -> torch._ops.OpOverload:
@@ -43,6 +48,16 @@ class Op:
         return tuple(a.name for a in self.overload._schema.arguments if isinstance(a.type, torch.TensorType))
 
 
+def _forward(n: int, k: int) -> int:
+    """B^H B, the inverse of a k x k matrix W, and B W, with B of (n - k) x k."""
+    return 4 * (n - k) * k * k + 2 * k**3
+
+
+def _backward(n: int, k: int) -> int:
+    """Twice as many products, of the same shapes."""
+    return 2 * _forward(n, k)
+
+
 OPS = (
     Op("symmetric", public=True, exact=True),
     Op("symmetric_adjoint", exact=True),
@@ -51,15 +66,15 @@ OPS = (
     Op("masked_prune", public=True, leading_batch=False, exact=True),
     Op("pack_mask", public=True, leading_batch=False, exact=True),
     Op("unpack_mask", public=True, leading_batch=False, exact=True),
-    Op("cayley", public=True),
-    Op("cayley_backward"),
-    Op("skew_cayley", public=True),
-    Op("skew_cayley_backward"),
-    Op("skew_cayley_packed", public=True),
-    Op("skew_cayley_packed_backward"),
-    Op("stiefel_cayley", public=True),
-    Op("stiefel_cayley_backward"),
-    Op("trivialized_cayley"),
+    Op("cayley", public=True, flops=_forward),
+    Op("cayley_backward", flops=_backward),
+    Op("skew_cayley", public=True, flops=_forward),
+    Op("skew_cayley_backward", flops=_backward),
+    Op("skew_cayley_packed", public=True, flops=_forward),
+    Op("skew_cayley_packed_backward", flops=_backward),
+    Op("stiefel_cayley", public=True, flops=_forward),
+    Op("stiefel_cayley_backward", flops=_backward),
+    Op("trivialized_cayley", flops=lambda n, k: _forward(n, k) + 2 * n * n * k),
 )
 
 
@@ -153,6 +168,26 @@ def _register_vmap(op: torch._ops.OpOverload) -> None:
     torch.library.register_vmap(op, rule)
 
 
+# ---- what looks at graphs --------------------------------------------------------------------------------
+
+
+def _register_flops(op: Op, flops: Callable[[int, int], int]) -> None:
+    """For ``torch.utils.flop_counter.FlopCounterMode``."""
+    of_gradient = op.name.endswith("_backward")  # its first argument has the shape of the map's result
+
+    @register_flop_formula(op.overload.overloadpacket)
+    def count(first: Any, *others: Any, out_shape: Any, **options: Any) -> int:
+        *batch, rows, columns = first if of_gradient else out_shape
+        return int(math.prod(batch)) * flops(max(rows, columns), min(rows, columns))
+
+
 for _op in OPS:
     if _op.leading_batch:
         _register_vmap(_op.overload)
+    if _op.flops:
+        _register_flops(_op, _op.flops)
+
+# Nodes of C++ have one type in Python, which torch knows for its own ops alone.
+with torch.inference_mode(False), torch.enable_grad():
+    _node = torch.ops.fastparam.symmetric(torch.zeros(1, 1, device="cpu", requires_grad=True)).grad_fn
+    torch.autograd.graph.Node.register(type(_node))

@@ -13,8 +13,10 @@ import torch
 from table import CASES, F64, REAL, every, every_public, every_single
 from torch.autograd import forward_ad as fwAD
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastparam
+from fastparam._ops import OPS
 
 
 def gradients(f, ts):
@@ -158,6 +160,33 @@ def test_in_place_changes(case, change):
     Y.sum().backward()
     if case.linear:  # elsewhere the point of the derivative has moved
         case.check(tuple(t.grad for t in ts), torch.autograd.grad(case.bind(case.reference)(*ts), ts, G))
+
+
+@every
+def test_nodes_are_nodes_of_torch(case):
+    assert isinstance(case.bind(case.entry)(*case.inputs()).grad_fn, torch.autograd.graph.Node)
+
+
+def test_flops_of_every_cayley_op():
+    """Of a square matrix one product forward and two backward; of a tall one those of its blocks."""
+    assert {op.name for op in OPS if op.flops} == {op.name for op in OPS if "cayley" in op.name}
+    F, square, tall = fastparam.functional, 2 * 5**3, 4 * 6 * 4 * 4 + 2 * 4**3
+    for f, shape, expected in (
+        (F.skew_cayley, (3, 5, 5), 3 * square),
+        (F.skew_cayley_packed, (3, 10), 3 * square),
+        (F.cayley, (5, 5), square),
+        (F.stiefel_cayley, (2, 10, 4), 2 * tall),
+        (F.stiefel_cayley, (4, 10), tall),
+    ):
+        X = torch.randn(shape, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            Y = f(X)
+            forward = counter.get_total_flops()
+            Y.sum().backward()
+        assert (forward, counter.get_total_flops()) == (expected, 3 * expected), f.__name__
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.fastparam.trivialized_cayley(torch.randn(10, 4), torch.randn(10, 10))
+    assert counter.get_total_flops() == tall + 2 * 10 * 10 * 4
 
 
 def test_no_reference_cycle():
