@@ -1,0 +1,69 @@
+"""``fold``: parametrized tensors become plain ones, for inference and export."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ._arguments import described
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def fold(model: M) -> M:
+    r"""Replaces every parameter and buffer that is parametrized by this package with its value, bit for bit;
+    returns the model.
+
+    .. math:: W = f_m(\ldots f_1(X)) \quad \text{in place of } X, f_1, \ldots, f_m
+
+    A folded model computes the same from plain tensors: its ``state_dict`` has the keys of a model that was
+    never parametrized, and neither loading nor running nor exporting it needs this package. Nothing is
+    constrained any more, and a fold cannot be undone: fold a copy (``copy.deepcopy``) of a model that is to
+    be trained further.
+
+    A tensor among whose parametrizations is one of another package is left as it is, and a warning names it.
+    All values are computed before any tensor is replaced, so that raw tensors may be tied. Modules that share
+    their parametrizations share the value.
+
+    Args:
+        model: the module whose tensors, and those of its submodules, are replaced.
+
+    Raises:
+        TypeError: ``model`` is not a module.
+
+    Example:
+        >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))
+        >>> sorted(fastparam.fold(layer).state_dict())
+        ['bias', 'weight']
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fold: expected model to be a torch.nn.Module, got {described(model)}")
+    places, values, left = [], {}, []
+    for path, module in model.named_modules():
+        if not parametrize.is_parametrized(module):
+            continue
+        for name, applied in module.parametrizations.items():
+            if not all(type(made).__module__.split(".")[0] == __package__ for made in applied):
+                left.append(f"{path}.{name}".lstrip("."))
+                continue
+            places.append((module, name))
+            if applied not in values:
+                values[applied] = _value(module, name, applied.original)
+    for module, name in places:
+        value = values[module.parametrizations[name]]
+        parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+        (module._parameters if isinstance(value, nn.Parameter) else module._buffers)[name] = value
+    if left:
+        names = ", ".join(f"'{name}'" for name in left)
+        warnings.warn(f"fold: left {names}, with a parametrization of another package", stacklevel=2)
+    return model
+
+
+def _value(module: nn.Module, name: str, original: Tensor) -> Tensor:
+    with torch.inference_mode(original.is_inference()), torch.no_grad():
+        value: Tensor = getattr(module, name).detach()
+    return nn.Parameter(value, original.requires_grad) if isinstance(original, nn.Parameter) else value
