@@ -20,6 +20,7 @@ from ._arguments import (
 )
 from ._cayley_inverse import checked_orthogonal, inverse_with_signs
 from ._ops import entry
+from ._sharding import beside
 
 
 @entry
@@ -319,7 +320,7 @@ class CayleyMap(_Signed):
     def forward(self, A: Tensor) -> Tensor:
         """Returns the Cayley map of ``A``, of shape (..., n, n), times the signs."""
         self._check_order("A", A)
-        return cayley(A, self.alpha, self.signs)
+        return cayley(A, self.alpha, beside(A, self.signs))
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         r"""Returns the skew-symmetric ``A`` with :math:`\mathrm{forward}(A) = Q`, up to rounding.
@@ -397,7 +398,8 @@ class SkewCayley(_Signed):
         """
         check_tensor(self.op, "X", X)
         square = X.dim() < 2 or X.shape[-2] == X.shape[-1]
-        return (skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, self.signs)
+        signs = beside(X, self.signs)
+        return (skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, signs)
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not

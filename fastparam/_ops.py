@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import _C
 from ._arguments import check_flag, check_number, check_optional_tensor, check_sizes, check_tensor
+from ._sharding import is_dtensor, register_rules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,6 +115,8 @@ def entry(function: F) -> F:
     checks = [(p.name, _CHECKS[p.annotation]) for p in parameters]
 
     def check(*values: Any) -> list[Any]:
+        if any(map(is_dtensor, values)):
+            register_rules()
         return [
             checked(name, argument, value) for (argument, checked), value in zip(checks, values, strict=True)
         ]

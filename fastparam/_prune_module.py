@@ -19,6 +19,7 @@ from ._prune_rules import (
     torch_rule,
     with_amount,
 )
+from ._sharding import beside
 
 
 class Pruning(nn.Module):
@@ -170,7 +171,7 @@ class Pruning(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Returns ``X`` with +0 where the mask drops an entry."""
-        return masked_prune(X, self.kept)
+        return masked_prune(X, beside(X, self.kept))
 
     def right_inverse(self, A: Tensor) -> Tensor:
         """Returns ``A`` itself; the weight reads back as ``A`` pruned.

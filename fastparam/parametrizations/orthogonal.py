@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, plain, trivialized_cayley
+from .._sharding import beside
 from .._triangular import Skew, Symmetric
 from ._layers import check_held
 
@@ -83,7 +84,7 @@ class _AroundBase(nn.Module):
         self.register_buffer("base", None)
 
     def forward(self, X: Tensor) -> Tensor:
-        return trivialized_cayley(X, self.base, -0.5, True)
+        return trivialized_cayley(X, beside(X, self.base), -0.5, True)
 
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:

@@ -15,14 +15,16 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from modules import FORMS
-from table import F64
+from table import CASES, F64
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     set_model_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.utils import parametrize
 from tutorial import EagerPruning, EagerSkew, EagerSymmetric
 
@@ -182,41 +184,69 @@ def checkpoint(rank, folder):
         torch.testing.assert_close(target(data()), expected)
 
 
-def dtensor(rank, _):
-    """DTensor: without a rule torch refuses by name; with the rule of the documentation, results and
-    gradients are exact.
+def outside_of_forward(rank, _):
+    """Between steps parameters are DTensors: every weight can be read, and is that of the whole layer; so are
+    its gradients.
     """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-    from torch.distributed.tensor.experimental import register_sharding
+    forms = [form for form in FORMS if "MatrixExponential" not in form.name]  # torch's has no rule
+    model, whole = shards(Forms(seed=0, forms=forms)), Forms(seed=0, forms=forms)
+    model(data())
+    model.reshard()
+    for form in forms:
+        layer, expected = model.layers[form.name], whole.layers[form.name].weight
+        W = layer.weight
+        assert isinstance(W, DTensor)
+        torch.testing.assert_close(W.full_tensor(), expected, rtol=0, atol=0)
+        raws = [p for name, p in layer.named_parameters() if "original" in name]
+        theirs = whole.layers[form.name].parametrizations.parameters()
+        for g, e in zip(
+            torch.autograd.grad(W.square().sum(), raws),
+            torch.autograd.grad(expected.square().sum(), list(theirs)),
+            strict=True,
+        ):
+            torch.testing.assert_close(g.full_tensor(), e)
 
-    torch.manual_seed(0)
-    X = torch.randn(4, 5, 5, requires_grad=True)
-    D = distribute_tensor(X.detach(), init_device_mesh("cpu", (WORLD,)), [Shard(0)]).requires_grad_()
-    with pytest.raises(
-        NotImplementedError, match=r"fastparam\.skew\.default does not have a sharding strategy registered"
-    ):
-        fastparam.functional.skew(D)
 
-    def rule(X, lower=False):
-        return [([Replicate()], [Replicate(), None])] + [
-            ([Shard(i)], [Shard(i), None]) for i in range(X.ndim - 2)
-        ]
+def derivatives(Y, args):
+    leaves = [t for t in args if isinstance(t, torch.Tensor) and t.requires_grad]
+    return torch.autograd.grad(Y.square().sum(), leaves) if leaves else ()
 
-    for name in ("skew", "skew_adjoint"):
-        register_sharding(getattr(torch.ops.fastparam, name).default)(rule)
-    Y = fastparam.functional.skew(D)
-    assert Y.placements == (Shard(0),)
-    (Y**2).sum().backward()
-    expected = torch.autograd.grad((fastparam.functional.skew(X) ** 2).sum(), X)[0]
-    assert torch.equal(Y.full_tensor(), fastparam.functional.skew(X)) and torch.equal(
-        D.grad.full_tensor(), expected
-    )
+
+def dtensor(rank, _):
+    """Every op on batches that are sharded, which they stay, and on matrices that are, which are gathered."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    fastparam.functional.skew(distribute_tensor(torch.eye(3), mesh, [Shard(0)]))
+    for case in CASES:
+        torch.manual_seed(0)
+        # Second derivatives make tensors that are no DTensor, which torch does not mix.
+        args = case.prepared(*case.inputs(4, grad=not case.word.endswith("_backward")))
+        Y = case.op(*args)
+        theirs = derivatives(Y, args)
+        for dim in (0, 1):
+            placed = [
+                distribute_tensor(
+                    a.detach(), mesh, [Shard(dim) if a.dim() == args[0].dim() else Replicate()]
+                ).requires_grad_(a.requires_grad)
+                if isinstance(a, torch.Tensor)
+                else a
+                for a in args
+            ]
+            D = case.op(*placed)
+            packed = case.name == "masked_prune-packed"  # where a bit lies depends on the whole shape
+            assert dim == 1 or packed or D.placements == (Shard(0),), case.name
+            torch.testing.assert_close(D.full_tensor(), Y, rtol=0, atol=0)
+            ours = derivatives(D, placed)
+            for g, e in zip(ours, theirs, strict=True):
+                assert torch.equal(g.full_tensor(), e), case.name
+    with pytest.raises(RuntimeError, match="got mixed"):
+        fastparam.functional.masked_prune(
+            distribute_tensor(torch.eye(3), mesh, [Shard(0)]), torch.ones(3) > 0
+        )
 
 
 # ---- the processes ---------------------------------------------------------------------------------------
 
-LOOPS = (training, random_start, broadcast, mixed_precision, checkpoint, dtensor)
+LOOPS = (training, random_start, broadcast, mixed_precision, checkpoint, outside_of_forward, dtensor)
 
 
 def work(rank, port, folder):
