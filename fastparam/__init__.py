@@ -12,6 +12,7 @@ from ._cayley import CayleyMap, SkewCayley  # noqa: E402
 from ._cayley_inverse import NotOrthogonalError  # noqa: E402
 from ._exponential import MatrixExponential  # noqa: E402
 from ._fold import fold  # noqa: E402
+from ._ops import decompositions  # noqa: E402
 from ._prune_module import Pruning, PruningParametrization  # noqa: E402
 from ._triangular import Skew, Symmetric  # noqa: E402
 
@@ -25,6 +26,7 @@ __all__ = [
     "SkewCayley",
     "Symmetric",
     "__version__",
+    "decompositions",
     "fold",
     "functional",
     "parametrizations",

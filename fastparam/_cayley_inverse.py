@@ -12,6 +12,7 @@ from ._arguments import has_no_data
 _LARGE = 128  # order from which double precision costs more than to try without
 # What a matrix may lose on the way there and back before other signs are tried.
 _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch.complex128: 5e-13}
+_LOST = 0.2  # a loss that no rounding explains, not even to bfloat16: X has no digits in its dtype
 # Entries of alpha X from which the matrix, in its dtype, no longer tells them, and no gradient reaches them.
 _FAR = {torch.float32: 1e4, torch.complex64: 1e4, torch.float64: 1e8, torch.complex128: 1e8}
 # The dtypes that a matrix may have been rounded to before.
@@ -148,9 +149,9 @@ def inverse_with_signs(
     if fails.any():
         Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
         better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
-        if torch.where(better, other_loss, loss).isnan().any():
+        if not (torch.where(better, other_loss, loss) <= _LOST).all():
             name = str(dtype).removeprefix("torch.")
-            raise ValueError(f"{op}: expected a matrix whose X is finite in {name} with alpha = {alpha:g}")
+            raise ValueError(f"{op}: expected an alpha with which {name} can hold the X of Q, got {alpha:g}")
         X, tried = torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, tried)
     return X, None if torch.equal(tried, kept) else tried.to(signs.dtype)
 

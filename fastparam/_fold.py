@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ._arguments import described
+from .parametrizations._layers import own_class
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,12 +22,13 @@ def fold(model: M) -> M:
     .. math:: W = f_m(\ldots f_1(X)) \quad \text{in place of } X, f_1, \ldots, f_m
 
     A folded model computes the same from plain tensors: its ``state_dict`` has the keys of a model that was
-    never parametrized, and neither loading nor running nor exporting it needs this package. Nothing is
-    constrained any more, and a fold cannot be undone: fold a copy (``copy.deepcopy``) of a model that is to
-    be trained further.
+    never parametrized (buffers are persistent, as torch makes those that it parametrizes), and neither
+    loading nor running nor exporting it needs this package. Nothing is constrained any more, the tensors are
+    new ones, which an optimizer made before does not know, and a fold cannot be undone: fold a copy
+    (``copy.deepcopy``) of a model that is to be trained further. Fold before tracing or exporting.
 
-    A tensor among whose parametrizations is one of another package is left as it is, and a warning names it.
-    All values are computed before any tensor is replaced, so that raw tensors may be tied. Modules that share
+    A tensor among whose parametrizations is a class of others is left as it is, and a warning names it. All
+    values are computed before any tensor is replaced, so that raw tensors may be tied. Modules that share
     their parametrizations share the value.
 
     Args:
@@ -44,26 +46,30 @@ def fold(model: M) -> M:
         raise TypeError(f"fold: expected model to be a torch.nn.Module, got {described(model)}")
     places, values, left = [], {}, []
     for path, module in model.named_modules():
-        if not parametrize.is_parametrized(module):
+        # In _modules, since a wrapper may answer for the module inside it.
+        if "parametrizations" not in module._modules or not parametrize.is_parametrized(module):
             continue
         for name, applied in module.parametrizations.items():
-            if not all(type(made).__module__.split(".")[0] == __package__ for made in applied):
-                left.append(f"{path}.{name}".lstrip("."))
+            foreign = [type(made) for made in applied if type(made).__module__.split(".")[0] != __package__]
+            if foreign:
+                cls = f"{foreign[0].__module__}.{foreign[0].__qualname__}"
+                left.append(f"'{path}.{name}' (parametrized by {cls})".replace("'.", "'"))
                 continue
             places.append((module, name))
             if applied not in values:
-                values[applied] = _value(module, name, applied.original)
+                values[applied] = _value(applied)
+    if left:
+        warnings.warn(f"fold: left {', '.join(left)}", stacklevel=2)
     for module, name in places:
         value = values[module.parametrizations[name]]
+        own_class(module)  # of deep copies, from which the name is removed for this one alone
         parametrize.remove_parametrizations(module, name, leave_parametrized=False)
         (module._parameters if isinstance(value, nn.Parameter) else module._buffers)[name] = value
-    if left:
-        names = ", ".join(f"'{name}'" for name in left)
-        warnings.warn(f"fold: left {names}, with a parametrization of another package", stacklevel=2)
     return model
 
 
-def _value(module: nn.Module, name: str, original: Tensor) -> Tensor:
+def _value(applied: parametrize.ParametrizationList) -> Tensor:
+    original = applied.original
     with torch.inference_mode(original.is_inference()), torch.no_grad():
-        value: Tensor = getattr(module, name).detach()
+        value: Tensor = applied().detach()
     return nn.Parameter(value, original.requires_grad) if isinstance(original, nn.Parameter) else value

@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from . import _C
+from . import _C, _reference
 from ._arguments import check_flag, check_number, check_optional_tensor, check_sizes, check_tensor
 from ._sharding import is_dtensor, register_rules
 
@@ -155,20 +155,46 @@ def _one(arg: Any, dim: int | None) -> Any:
     return arg.new_empty([size for d, size in enumerate(arg.shape) if d != dim], device="meta")
 
 
+_VECTORS = ("v", "signs")  # arguments that are no matrices
+
+
 def _register_vmap(op: torch._ops.OpOverload) -> None:
+    names = [argument.name for argument in op._schema.arguments]
+
     def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         def front(arg: Any, dim: int | None) -> Any:
             if not isinstance(arg, Tensor):
                 return arg
             return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
 
-        if any(dim is not None and arg.dim() < 3 for arg, dim in zip(args, in_dims, strict=True)):
+        if any(
+            dim is not None and arg.dim() <= (1 if name in _VECTORS else 2)
+            for name, arg, dim in zip(names, args, in_dims, strict=False)
+        ):
             op(
                 *map(_one, args, in_dims)
-            )  # raises where an example is a vector, though the batch of them is a matrix
+            )  # raises: an example is a vector, though the batch of them is a matrix
         return op(*map(front, args, in_dims)), 0
 
     torch.library.register_vmap(op, rule)
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    r"""Returns every op of this package with its expression in PyTorch's own ops.
+
+    .. math:: \text{fastparam::op}(X) \mapsto \text{an expression of ATen ops of the same value}
+
+    For ``run_decompositions`` of an exported program, which then runs, or is lowered further, where this
+    package is not. The values are those of the ops up to rounding; the expressions are slower.
+
+    Example:
+        >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))
+        >>> program = torch.export.export(layer, (torch.ones(2, 4),))
+        >>> table = torch.export.default_decompositions() | fastparam.decompositions()
+        >>> any("fastparam" in str(node.target) for node in program.run_decompositions(table).graph.nodes)
+        False
+    """
+    return {op.overload: getattr(_reference, op.name) for op in OPS}
 
 
 # ---- what looks at graphs --------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Every op in plain torch: the specification, the judge of the tests, the baseline of the benchmarks.
+"""Every op in plain torch: the specification, the judge of the tests, the baseline of the benchmarks, and the
+decomposition for programs that run elsewhere.
 
 The library itself never calls these.
 """
@@ -130,7 +131,8 @@ def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
 
 def _places(mask: Tensor) -> Tensor:
     """The values of a byte's bits, the first element's first."""
-    return torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=mask.device)
+    eight = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return torch.ones_like(eight) << eight
 
 
 def _bits(packed: Tensor) -> Tensor:

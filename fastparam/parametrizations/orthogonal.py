@@ -108,6 +108,9 @@ class _AroundBase(nn.Module):
             if not has_no_data(Q) and not Q.isfinite().all():
                 raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(torch.promote_types(Q.dtype, torch.float32))
+        if tall.numel():  # by a power of two, where the norm of a column could leave the range of the dtype
+            size = tall.abs().amax((-2, -1), keepdim=True)
+            tall = tall * torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0)).to(size)
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()
         base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]

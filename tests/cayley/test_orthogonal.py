@@ -120,6 +120,17 @@ def test_assigning_to_torchs_orthogonal(shape):
     assert torch.equal(base, again) and defect(base) < 1e-5, "completed without random numbers"
 
 
+@pytest.mark.parametrize("size", [1e38, 1e30, 1e-30, 1e-42])
+def test_a_huge_or_tiny_weight_is_made_orthogonal(size):
+    """The norm of its columns is no number of its dtype, or its square is none."""
+    X = (torch.randn(5, 3).double() * size).clamp(-3e38, 3e38).float()
+    layer = orthogonal(holder(X.clone()), orthogonal_map="cayley")
+    assert defect(layer.weight) < 1e-5
+    base = torch.linalg.qr(X.double())
+    expected = base.Q * base.R.diagonal().sign()
+    torch.testing.assert_close(layer.weight.double(), expected, rtol=0, atol=1e-4)
+
+
 def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
     for start in (torch.randn(4, 4), torch.eye(4), -torch.eye(4)):
         layer = orthogonal(holder(start.clone()), orthogonal_map="cayley", use_trivialization=False)

@@ -247,13 +247,19 @@ def test_sentences_of_the_argument(word):
 
 
 def test_a_matrix_whose_parameter_overflows_is_refused_before_they_are_written():
-    for dtype, alpha in ((torch.float16, 1e-7), (torch.float32, 1e-41)):
+    for dtype, alpha in (
+        (torch.float16, 1e-7),
+        (torch.float32, 1e-41),
+        (torch.float16, 1e30),  # X underflows
+        (torch.float32, 1e50),
+        (torch.float64, 1e-308),
+    ):
         layer = nn.Linear(3, 3, dtype=dtype)
         nn.init.eye_(layer.weight)
         parametrize.register_parametrization(layer, "weight", fastparam.SkewCayley(alpha=alpha))
         before = {name: t.clone() for name, t in layer.state_dict().items()}
         Q = fastparam.functional.skew_cayley(torch.arange(9.0).view(3, 3)).to(dtype)
-        with pytest.raises(ValueError, match="SkewCayley: expected a matrix whose X is finite in float"):
+        with pytest.raises(ValueError, match="SkewCayley: expected an alpha with which float"):
             layer.weight = Q
         assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
 

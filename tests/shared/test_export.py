@@ -45,6 +45,11 @@ def check_export(case, strict):
     lowered = program.run_decompositions()
     assert case.composite or f"fastparam.{case.word}.default" in targets(lowered.graph)
     torch.testing.assert_close(lowered.module()(*ts), model(*ts))
+    decomposed = program.run_decompositions(
+        torch.export.default_decompositions() | fastparam.decompositions()
+    )
+    assert not any("fastparam" in target for target in targets(decomposed.graph))
+    torch.testing.assert_close(decomposed.module()(*ts), model(*ts))
 
 
 @every_formula

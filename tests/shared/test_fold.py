@@ -69,18 +69,45 @@ def test_what_is_not_of_this_package_is_left_and_named():
     model = nn.Sequential(symmetric(nn.Linear(3, 3)), nn.Linear(3, 3), symmetric(nn.Linear(3, 3)))
     parametrize.register_parametrization(model[0], "weight", Foreign())
     nn.utils.parametrizations.orthogonal(model[1])
-    with pytest.warns(
-        UserWarning, match=r"^fold: left '0.weight', '1.weight', with a parametrization of another"
-    ):
+    with pytest.warns(UserWarning) as shown:
         fastparam.fold(model)
-    assert [parametrize.is_parametrized(layer) for layer in model] == [True, True, False]
-    layer = parametrize.register_parametrization(nn.Linear(3, 3), "weight", Foreign())
-    with pytest.warns(UserWarning, match="^fold: left 'weight', with") as shown:
-        fastparam.fold(layer)
+    assert str(shown[0].message) == (
+        f"fold: left '0.weight' (parametrized by {__name__}.{Foreign.__qualname__}), "
+        "'1.weight' (parametrized by torch.nn.utils.parametrizations._Orthogonal)"
+    )
     assert shown[0].filename == __file__
+    assert [parametrize.is_parametrized(layer) for layer in model] == [True, True, False]
+    layer = symmetric(nn.Linear(3, 3))
+    parametrize.register_parametrization(layer, "bias", Foreign())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fastparam.fold(nn.Linear(3, 3))
+        with pytest.raises(UserWarning, match=r"^fold: left 'bias' "):
+            fastparam.fold(layer)
+    assert parametrize.is_parametrized(layer, "weight"), "a warning that is an error comes before any change"
+
+
+def test_deep_copies_and_wrappers():
+    """Copies share the class that torch makes for a parametrized module; a wrapper answers for what it
+    holds.
+    """
+    first = symmetric(nn.Linear(4, 4))
+    copies, X = [copy.deepcopy(first) for _ in range(3)], torch.randn(2, 4)
+    expected = first(X)
+    model = nn.Sequential(copies[0], torch.compile(copies[1], backend="eager"))
+    fastparam.fold(model)
+    assert torch.equal(copies[0](X), expected) and torch.equal(model[1](X), expected)
+    assert not any("parametrizations" in key for key in model.state_dict())
+    assert torch.equal(first(X), expected) and torch.equal(copies[2](X), expected)
+    assert parametrize.is_parametrized(first) and parametrize.is_parametrized(copies[2])
+
+
+def test_a_cached_value_is_not_the_folded_one():
+    layer = symmetric(nn.Linear(3, 3))
+    with parametrize.cached():
+        before = layer.weight
+        fastparam.fold(layer)
+        assert layer.weight.data_ptr() != before.data_ptr() and torch.equal(layer.weight, before)
 
 
 def test_a_value_that_cannot_be_computed_changes_nothing():
@@ -104,12 +131,15 @@ def test_a_value_that_cannot_be_computed_changes_nothing():
 
 
 @pytest.mark.slow
-def test_a_folded_model_runs_where_the_package_is_not(tmp_path):
-    """Saved whole, and exported."""
-    model = nn.Sequential(symmetric(nn.Linear(4, 4)), nn.Linear(4, 6))
+def test_folded_and_decomposed_models_run_where_the_package_is_not(tmp_path):
+    model = nn.Sequential(symmetric(nn.Linear(4, 4)), nn.Linear(4, 6), nn.Linear(6, 6))
     fastparam.parametrizations.orthogonal(model[1], orthogonal_map="cayley")
+    fastparam.parametrizations.l1_unstructured(model[2], "weight", amount=0.5)
     X = torch.randn(2, 4)
     expected = model(X).detach()
+    program = torch.export.export(model, (X,))
+    table = torch.export.default_decompositions() | fastparam.decompositions()
+    torch.export.save(program.run_decompositions(table), tmp_path / "decomposed.pt2")
     folded = fastparam.fold(copy.deepcopy(model))
     torch.save((folded, X, expected), tmp_path / "whole.pt")
     torch.export.save(torch.export.export(folded, (X,)), tmp_path / "exported.pt2")
@@ -119,6 +149,7 @@ def test_a_folded_model_runs_where_the_package_is_not(tmp_path):
         "model, X, expected = torch.load('whole.pt', weights_only=False)\n"
         "assert torch.equal(model(X), expected)\n"
         "assert torch.equal(torch.export.load('exported.pt2').module()(X), expected)\n"
+        "torch.testing.assert_close(torch.export.load('decomposed.pt2').module()(X), expected)\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    assert parametrize.is_parametrized(model[0]), "the copy was folded, not the model"
+    assert torch.equal(model(X), expected) and parametrize.is_parametrized(model[0])

@@ -184,6 +184,13 @@ def test_flops_of_every_cayley_op():
             forward = counter.get_total_flops()
             Y.sum().backward()
         assert (forward, counter.get_total_flops()) == (expected, 3 * expected), f.__name__
+    for batch in (0, 1, 3):
+        with FlopCounterMode(display=False) as counter:
+            torch.vmap(F.skew_cayley_packed)(torch.randn(batch, 10))
+            torch.vmap(F.skew_cayley, (None, None, None, 0))(
+                torch.ones(5, 5), 1.0, False, torch.ones(batch, 5)
+            )
+        assert counter.get_total_flops() == 2 * batch * square
     with FlopCounterMode(display=False) as counter:
         torch.ops.fastparam.trivialized_cayley(torch.randn(10, 4), torch.randn(10, 10))
     assert counter.get_total_flops() == tall + 2 * 10 * 10 * 4
