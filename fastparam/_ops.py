@@ -35,7 +35,7 @@ class Op:
     leading_batch: bool = True
     # no entry is rounded more often than in the reference: their bits are compared
     exact: bool = False
-    # of a matrix of n x k, n >= k: multiplications and additions, as torch counts those of a product
+    # multiplications and additions for a matrix of n x k, n >= k, as torch counts those of a product
     flops: Callable[[int, int], int] | None = None
 
     @property
@@ -171,9 +171,8 @@ def _register_vmap(op: torch._ops.OpOverload) -> None:
             dim is not None and arg.dim() <= (1 if name in _VECTORS else 2)
             for name, arg, dim in zip(names, args, in_dims, strict=False)
         ):
-            op(
-                *map(_one, args, in_dims)
-            )  # raises: an example is a vector, though the batch of them is a matrix
+            # An example is a vector, though the batch of them is a matrix: the op says so.
+            op(*map(_one, args, in_dims))
         return op(*map(front, args, in_dims)), 0
 
     torch.library.register_vmap(op, rule)
