@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
 
-from . import _C, _reference
+from . import _C
 from ._arguments import check_flag, check_number, check_optional_tensor, check_sizes, check_tensor
 from ._sharding import is_dtensor, register_rules
 
@@ -193,6 +193,8 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         >>> any("fastparam" in str(node.target) for node in program.run_decompositions(table).graph.nodes)
         False
     """
+    from . import _reference
+
     return {op.overload: getattr(_reference, op.name) for op in OPS}
 
 
