@@ -52,8 +52,8 @@ def fold(model: M) -> M:
         for name, applied in module.parametrizations.items():
             foreign = [type(made) for made in applied if type(made).__module__.split(".")[0] != __package__]
             if foreign:
-                cls = f"{foreign[0].__module__}.{foreign[0].__qualname__}"
-                left.append(f"'{path}.{name}' (parametrized by {cls})".replace("'.", "'"))
+                cls, place = foreign[0], f"{path}.{name}".removeprefix(".")
+                left.append(f"'{place}' (parametrized by {cls.__module__}.{cls.__qualname__})")
                 continue
             places.append((module, name))
             if applied not in values:
