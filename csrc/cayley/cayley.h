@@ -40,16 +40,23 @@ inline void check_square_map(const char* op, const char* argument, const Tensor&
   check_alpha(op, alpha);
 }
 
+// A further tensor like the one called `name`.
+inline void check_like(const char* op, const char* argument, const Tensor& t, const char* name,
+                       const Tensor& X) {
+  check_strided(op, argument, t);
+  TORCH_CHECK_VALUE(t.sym_sizes() == X.sym_sizes(), op, ": expected ", argument, " of the shape of ", name,
+                    " ", shape(X), ", got ", shape(t));
+  TORCH_CHECK_VALUE(t.scalar_type() == X.scalar_type(), op, ": expected ", argument, " of the dtype of ",
+                    name, ", ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
+                    c10::getDtypeNames(t.scalar_type()).first);
+  TORCH_CHECK_VALUE(t.device() == X.device(), op, ": expected ", argument, " on the device of ", name, ", ",
+                    X.device(), ", got ", t.device());
+}
+
 // G beside the output Q of the forward op.
 inline void check_gradient(const char* op, const Tensor& G, const Tensor& Q, double alpha) {
   check_square_map(op, "Q", Q, alpha);
-  TORCH_CHECK_VALUE(G.sym_sizes() == Q.sym_sizes(), op, ": expected G of the shape of Q ", shape(Q), ", got ",
-                    shape(G));
-  TORCH_CHECK_VALUE(G.scalar_type() == Q.scalar_type(), op, ": expected G of the dtype of Q, ",
-                    c10::getDtypeNames(Q.scalar_type()).first, ", got ",
-                    c10::getDtypeNames(G.scalar_type()).first);
-  TORCH_CHECK_VALUE(G.device() == Q.device(), op, ": expected G on the device of Q, ", Q.device(), ", got ",
-                    G.device());
+  check_like(op, "G", G, "Q", Q);
 }
 
 inline void check_cayley(const Tensor& A, double alpha, const Signs& signs) {
@@ -103,16 +110,8 @@ inline void check_stiefel_cayley(const Tensor& X, double alpha, bool, const Sign
 inline void check_stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha,
                                           bool lower, const Signs& signs) {
   check_stiefel_cayley(X, alpha, lower, signs);
-  for (const Tensor* t : {&G, &Q}) {
-    const char* const argument = t == &G ? "G" : "Q";
-    TORCH_CHECK_VALUE(t->sym_sizes() == X.sym_sizes(), "stiefel_cayley_backward: expected ", argument,
-                      " of the shape of X ", shape(X), ", got ", shape(*t));
-    TORCH_CHECK_VALUE(t->scalar_type() == X.scalar_type(), "stiefel_cayley_backward: expected ", argument,
-                      " of the dtype of X, ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
-                      c10::getDtypeNames(t->scalar_type()).first);
-    TORCH_CHECK_VALUE(t->device() == X.device(), "stiefel_cayley_backward: expected ", argument,
-                      " on the device of X, ", X.device(), ", got ", t->device());
-  }
+  check_like("stiefel_cayley_backward", "G", G, "X", X);
+  check_like("stiefel_cayley_backward", "Q", Q, "X", X);
 }
 
 // Uninitialised results, contiguous.

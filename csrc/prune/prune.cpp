@@ -28,6 +28,13 @@ Tensor unpack_mask_meta(const Tensor& packed, c10::SymIntArrayRef size) {
   return empty_unpacked(packed, size);
 }
 
+// Gradients may be sparse, though X is not.
+struct MaskedPruneAdjoint {
+  static Tensor call(const Tensor& G, const Tensor& mask) {
+    return G.is_sparse() ? expression::masked_prune_sparse(G, mask) : MaskedPrune::call(G, mask);
+  }
+};
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fastparam, m) {
@@ -49,7 +56,7 @@ TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
-  m.impl("masked_prune", &linear<MaskedPrune, MaskedPrune, const Tensor&>);
+  m.impl("masked_prune", &linear<MaskedPrune, MaskedPruneAdjoint, const Tensor&>);
 }
 
 }  // namespace fastparam

@@ -85,6 +85,7 @@ inline Tensor empty_unpacked(const Tensor& packed, c10::SymIntArrayRef size) {
 namespace expression {
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask);
+Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask);  // COO, as embeddings with sparse=True have
 Tensor pack_mask(const Tensor& mask);
 Tensor unpack_mask(const Tensor& packed, c10::SymIntArrayRef size);
 

@@ -1,14 +1,17 @@
 // masked_prune, pack_mask and unpack_mask in ATen operations.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bitwise_and.h>
 #include <ATen/ops/bitwise_left_shift.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/index.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include "../ops.h"
 #include "prune.h"
 
 namespace fastparam::expression {
@@ -23,14 +26,28 @@ Tensor bits_of(const Tensor& packed, const c10::SymInt& count) {
   return bits.flatten(-2).slice_symint(-1, 0, count);
 }
 
+// The mask as bools that broadcast to X.
+Tensor bools_of(const Tensor& mask, const Tensor& X) {
+  if (!is_packed(mask)) return mask;
+  return bits_of(mask, c10::multiply_integers(X.sym_sizes().slice(mask.dim() - 1)))
+      .reshape_symint(X.sym_sizes());
+}
+
 }  // namespace
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {
-  Tensor keep = mask;
-  if (is_packed(mask))
-    keep = bits_of(mask, c10::multiply_integers(X.sym_sizes().slice(mask.dim() - 1)))
-               .reshape_symint(X.sym_sizes());
-  return at::where(keep, X, at::zeros({}, X.options().layout(at::kStrided))).contiguous();
+  return at::where(bools_of(mask, X), X, at::zeros({}, X.options().layout(at::kStrided))).contiguous();
+}
+
+Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask) {
+  const Tensor once = G.coalesce();  // indices() and values() are differentiable where no entry stands twice
+  const Tensor indices = once.indices();
+  c10::List<std::optional<Tensor>> at_indices;
+  for (const Tensor& along : indices.unbind(0)) at_indices.push_back(along);
+  const Tensor keep = at::index(bools_of(mask, G).expand_symint(G.sym_sizes()), at_indices);
+  return at::_sparse_coo_tensor_unsafe_symint(indices, MaskedPrune::call(once.values(), keep), G.sym_sizes(),
+                                              G.scalar_type(), at::kSparse, G.device(), /*pin_memory=*/{},
+                                              /*is_coalesced=*/true);
 }
 
 Tensor pack_mask(const Tensor& mask) {

@@ -89,6 +89,10 @@ def test_other_sentences(device):
             f(G[0].double(), Q)
         with pytest.raises(ValueError, match=rf"^{word}: expected G on the device of Q, .*, got meta$"):
             f(G[0].to("meta"), Q)
+        with pytest.raises(
+            ValueError, match=f"^{word}: expected G to be a strided tensor, got a sparse one$"
+        ):
+            f(G[0].to_sparse(), Q)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from fastparam import Pruning, PruningParametrization
+from fastparam.functional import masked_prune, pack_mask
+from fastparam.parametrizations import l1_unstructured
 
 X56 = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 MAKERS = {
@@ -190,3 +192,51 @@ def test_update_raises_the_amount():
     second.update_(X, amount=0.25)
     assert torch.equal(second.mask, Pruning.magnitude(X, 0.25, within=first).mask)
     assert first.update_(X).sparsity == 0.5, "the rules of the earlier pruning are its own"
+
+
+# ---- sparse gradients ------------------------------------------------------------------------------------
+
+ROWS = torch.tensor([1, 2, 2, 5])
+LOOKUPS = {
+    "Embedding": lambda: nn.Embedding(6, 5, sparse=True),
+    "EmbeddingBag": lambda: nn.EmbeddingBag(6, 5, sparse=True, mode="sum"),
+}
+
+
+@pytest.mark.parametrize("form", ["whole", "row", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
+def test_gradients_of_embeddings_may_be_sparse(form, dtype):
+    """They stay so, with +0 where a row is pruned, whatever has arrived there."""
+    keep = torch.arange(30).view(6, 5) % 3 > 0
+    m = {"whole": keep, "row": keep[:1], "packed": pack_mask(keep)}[form]
+    whole = keep if form != "row" else keep[:1].expand(6, 5)
+    X = torch.randn(6, 5, dtype=dtype, requires_grad=True)
+    G = torch.randn(4, 5, dtype=dtype)
+    G[0] = G[3, ::2] = float("nan")
+    G = torch.sparse_coo_tensor(ROWS[None], G, (6, 5), check_invariants=True).requires_grad_()
+    (g,) = torch.autograd.grad(masked_prune(X, m), X, G, create_graph=True)
+    assert g.layout is torch.sparse_coo
+    with torch.no_grad():
+        assert torch.equal(bits(g.to_dense()), bits(masked_prune(G.to_dense(), m)))
+    (second,) = torch.autograd.grad(g.to_dense().sum().real, G)  # of a linear map
+    assert torch.equal(second.to_dense() != 0, whole & (G.detach().to_dense() != 0))
+
+
+@pytest.mark.parametrize("kind", LOOKUPS)
+def test_sparse_training_steps(kind):
+    """As torch's pruning does them, with an optimizer for sparse gradients."""
+    torch.manual_seed(0)
+    ours, theirs = LOOKUPS[kind](), LOOKUPS[kind]()
+    theirs.load_state_dict(ours.state_dict())
+    l1_unstructured(ours, "weight", amount=0.5)
+    prune.l1_unstructured(theirs, "weight", amount=0.5)
+    for layer in (ours, theirs):
+        optimizer = torch.optim.SparseAdam(layer.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(ROWS[None]).square().sum().backward()
+            optimizer.step()
+        layer(ROWS[None])  # torch's weight is that of the last forward pass
+    assert ours.parametrizations.weight.original.grad.is_sparse
+    torch.testing.assert_close(ours.weight, theirs.weight)
+    assert int((ours.weight == 0).sum()) == 15
