@@ -5,7 +5,7 @@
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:
 TORCH ?= torch==2.13.0
-# With EXTRAS=test,rivals,examples no test skips for want of a package.
+# With EXTRAS=test,rivals,onnx,examples no test skips for want of a package.
 EXTRAS ?= test
 
 # Of `make cmake`.

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
@@ -198,6 +199,19 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     return {op.overload: getattr(_reference, op.name) for op in OPS}
 
 
+def _register_for_onnx(op: Op) -> None:
+    """``torch.onnx.export(dynamo=True)`` looks for decompositions in torch's own table."""
+
+    @register_decomposition(op.overload)
+    def decomposed(*args: Any, **options: Any) -> Any:
+        return decompositions()[op.overload](*args, **options)
+
+    # Fake tensors take a decomposition for the shape rule of an op that has no other entry in Python.
+    @register_decomposition(op.overload, type="meta")
+    def shape_rule(*args: Any, **options: Any) -> Any:
+        return op.overload(*args, **options)
+
+
 # ---- what looks at graphs --------------------------------------------------------------------------------
 
 
@@ -216,6 +230,8 @@ for _op in OPS:
         _register_vmap(_op.overload)
     if _op.flops:
         _register_flops(_op, _op.flops)
+    if _op.exact:  # ONNX has no inverse of a matrix
+        _register_for_onnx(_op)
 
 # Nodes of C++ have one type in Python, which torch knows for its own ops alone.
 with torch.inference_mode(False), torch.enable_grad():

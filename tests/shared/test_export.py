@@ -7,6 +7,7 @@ import torch
 from table import F64, every, every_formula, every_public, one_of_each, python
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parametrize
 
 import fastparam
 from fastparam import _reference as reference
@@ -181,3 +182,44 @@ def test_tracing_mode_of_a_parametrized_layer():
     v = torch.randn(2, 4)
     graph = make_fx(lambda v: layer(v), tracing_mode="fake", _allow_non_fake_inputs=True)(v)
     torch.testing.assert_close(graph(v), layer(v))
+
+
+# ---- ONNX ------------------------------------------------------------------------------------------------
+
+
+def through_onnx(model, x, path):
+    """What onnxruntime computes."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.onnx.export(model.eval(), (x,), dynamo=True, verbose=False, dynamic_shapes=(batch,))
+    program.save(path)
+    session = onnxruntime.InferenceSession(path)
+    (Y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(Y)
+
+
+@pytest.mark.slow
+def test_onnx(tmp_path):
+    """Symmetric, skew and pruned weights are decomposed by the exporter itself."""
+    verbs, x = fastparam.parametrizations, torch.eye(4)
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(5)])
+    verbs.symmetric(model[0])
+    verbs.skew(model[1], lower=True)
+    verbs.l1_unstructured(model[2], "weight", amount=0.5)
+    verbs.ln_structured(model[3], "weight", 1, 2, 1)
+    parametrize.register_parametrization(model[4], "weight", fastparam.Symmetric(lower=True))
+    parametrize.register_parametrization(model[4], "weight", fastparam.Pruning(torch.ones(4) > 0))
+    torch.testing.assert_close(through_onnx(model, x, tmp_path / "model.onnx"), model(x))
+
+
+@pytest.mark.slow
+def test_onnx_of_orthogonal_layers(tmp_path):
+    """ONNX has no inverse of a matrix: the exporter names the op; a folded model is exported."""
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6)), torch.eye(4)
+    parametrize.register_parametrization(model[0], "weight", fastparam.SkewCayley())
+    fastparam.parametrizations.orthogonal(model[1], orthogonal_map="cayley")
+    expected = model(x)
+    with pytest.raises(torch.onnx.OnnxExporterError, match=r"fastparam\.skew_cayley"):
+        through_onnx(model, x, tmp_path / "model.onnx")
+    torch.testing.assert_close(through_onnx(fastparam.fold(model), x, tmp_path / "model.onnx"), expected)
