@@ -20,7 +20,7 @@ from ._arguments import (
 )
 from ._cayley_inverse import checked_orthogonal, inverse_with_signs
 from ._ops import entry
-from ._sharding import beside
+from ._sharding import beside, whole
 
 
 @entry
@@ -364,14 +364,21 @@ class SkewCayley(_Signed):
     assigned that needs others. They are a tensor of the dtype of the weight: what is negative counts as -1,
     all else as 1.
 
+    Recurrent layers keep the kernels of their gates in one tensor: with ``blocks`` each of as many blocks of
+    rows is mapped by itself.
+
     Args:
         alpha: the convention, see :func:`~fastparam.functional.cayley`.
         lower: keep the free parameters in the lower triangle instead of the upper.
         signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an
             eigenvalue -1 cannot be assigned.
+        blocks: of rows, one above the other, that are orthogonal each: 3 for ``weight_hh_l0`` of
+            :class:`torch.nn.GRU`, 4 for that of :class:`torch.nn.LSTM`. The signs of more than one block have
+            the shape (..., blocks, k).
 
     Raises:
-        ValueError, TypeError: ``alpha`` is 0 or not a finite number, or ``lower`` or ``signs`` not a bool.
+        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``lower`` or ``signs`` not a bool, or
+            ``blocks`` not a positive int.
 
     .. note::
         An instance belongs to one weight. The signs are made when it is registered. Weights that are tied
@@ -383,23 +390,35 @@ class SkewCayley(_Signed):
         >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(3), atol=1e-6)
         True
         >>> layer.weight = -layer.weight
+        >>> gru = torch.nn.GRU(8, 4)
+        >>> _ = parametrize.register_parametrization(gru, "weight_hh_l0", fastparam.SkewCayley(blocks=3))
+        >>> reset, update, new = gru.weight_hh_l0.split(4)
+        >>> torch.allclose(new.mT @ new, torch.eye(4), atol=1e-6)
+        True
     """
 
     lower: bool
+    blocks: int
     op: str = "SkewCayley"
 
-    def __init__(self, alpha: float = 1.0, lower: bool = False, signs: bool = True) -> None:
+    def __init__(
+        self, alpha: float = 1.0, lower: bool = False, signs: bool = True, *, blocks: int = 1
+    ) -> None:
+        blocks = check_integer(self.op, "blocks", blocks)
+        if blocks < 1:
+            raise ValueError(f"{self.op}: expected blocks to be positive, got {blocks}")
         super().__init__(alpha, signs)
-        self.lower = check_flag(self.op, "lower", lower)
+        self.lower, self.blocks = check_flag(self.op, "lower", lower), blocks
 
     def forward(self, X: Tensor) -> Tensor:
         """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
         the signs.
         """
         check_tensor(self.op, "X", X)
+        X = self._split("X", X)
         square = X.dim() < 2 or X.shape[-2] == X.shape[-1]
         signs = beside(X, self.signs)
-        return (skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, signs)
+        return self._joined((skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, signs))
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not
@@ -417,12 +436,29 @@ class SkewCayley(_Signed):
             there are none.
         """
         check_matrices(self.op, Q, "Q")
+        Q = self._split("Q", Q)
         wide = Q.shape[-2] < Q.shape[-1]
         X = self._inverse(Q.mT if wide else Q)
         X.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
         k = X.shape[-1]
         X = X.tril() if self.lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
-        return (X.mT if wide else X).to(Q.dtype).contiguous()
+        return self._joined((X.mT if wide else X).to(Q.dtype).contiguous())
+
+    def _split(self, argument: str, X: Tensor) -> Tensor:
+        if self.blocks == 1:
+            return X
+        check_matrices(self.op, X, argument)
+        if X.shape[-2] % self.blocks:
+            raise ValueError(
+                f"{self.op}: expected {argument} of shape (..., {self.blocks} n, k), got {tuple(X.shape)}"
+            )
+        # torch does not split a dimension whose shards are not whole blocks.
+        *batch, rows, columns = X.shape
+        return whole(X).reshape(*batch, self.blocks, rows // self.blocks, columns)
+
+    def _joined(self, Q: Tensor) -> Tensor:
+        return Q if self.blocks == 1 else Q.flatten(-3, -2)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ", lower=True" * self.lower + ", signs=False" * (not self.with_signs)
+        words = ", lower=True" * self.lower + ", signs=False" * (not self.with_signs)
+        return super().extra_repr() + words + f", blocks={self.blocks}" * (self.blocks > 1)

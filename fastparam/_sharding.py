@@ -34,6 +34,16 @@ def beside(X: Tensor, buffer: B) -> B:
     return cast(B, DTensor.from_local(buffer, mesh, [Replicate()] * mesh.ndim, run_check=False))
 
 
+def whole(X: Tensor) -> Tensor:
+    """Returns X, or a DTensor with every process's part of it."""
+    if type(X) in _PLAIN or not is_dtensor(X):
+        return X
+    from torch.distributed.tensor import Replicate
+
+    mesh = X.device_mesh  # type: ignore[attr-defined]
+    return cast(Tensor, X.redistribute(mesh, [Replicate()] * mesh.ndim))  # type: ignore[attr-defined]
+
+
 @cache
 def register_rules() -> None:
     from torch.distributed.tensor.experimental import register_sharding

@@ -121,6 +121,20 @@ def _cayley() -> list[Form]:
                     **close,
                 )
             )
+    blocks = lambda W: W.unflatten(-2, (3, -1))
+    for name, n, k in (("square", 3, 3), ("tall", 3, 2), ("wide", 2, 3)):
+        draw = partial(haar, 3, n, k, dtype=torch.float32)
+        forms.append(
+            Form(
+                f"SkewCayley-blocks-{name}",
+                (3 * n, k),
+                chain(partial(fastparam.SkewCayley, blocks=3)),
+                holds=lambda W: is_orthogonal(blocks(W)),
+                image=lambda draw=draw: draw().flatten(0, 1),
+                buffers=("0.signs",),
+                tolerance=1e-5,
+            )
+        )
     after_skew = {
         "CayleyMap": (fastparam.CayleyMap, partial(haar, *SQUARE, dtype=torch.float32, det=1), ()),
         "CayleyMap-Id": (

@@ -25,6 +25,12 @@ def test_tutorial():
     assert "tutorial: all claims hold" in run("tutorial")
 
 
+def test_gru():
+    for package in ("sklearn", "tqdm"):
+        pytest.importorskip(package)
+    assert "loss curves: largest difference" in run("orthogonal_gru", "--epochs", "1")
+
+
 @pytest.mark.parametrize("name", ["orthogonal_rnn", "train_digits"])
 def test_training(name, tmp_path):
     for package in ("sklearn", "matplotlib", "tqdm"):

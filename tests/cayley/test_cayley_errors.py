@@ -1,6 +1,7 @@
 """Wrong input of the Cayley maps, functions and modules: a sentence, and nothing changed."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -179,6 +180,19 @@ def test_other_arguments_of_modules():
         SkewCayley().right_inverse([1.0])
     with pytest.raises(ValueError, match=r"^skew_cayley: expected X of shape \(\.\.\., n, n\), got \(3,\)$"):
         SkewCayley()(torch.zeros(3))
+    for blocks, error, word in (
+        (0, ValueError, "positive, got 0"),
+        (2.0, TypeError, "an int, got float"),
+        (True, TypeError, "an int, got bool"),
+    ):
+        with pytest.raises(error, match=f"^SkewCayley: expected blocks to be {word}$"):
+            SkewCayley(blocks=blocks)
+    three = SkewCayley(blocks=3)
+    for f, argument in ((three, "X"), (three.right_inverse, "Q")):
+        for shape, word in (((7, 4), "3 n, k"), ((3,), "n, k")):
+            sentence = f"SkewCayley: expected {argument} of shape (..., {word}), got {shape}"
+            with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+                f(torch.zeros(shape))
     for made in (SkewCayley(), CayleyMap(), Skew(), fastparam.Symmetric()):
         word = type(made).__name__ if "Cayley" in type(made).__name__ else type(made).__name__.lower()
         with pytest.raises(
@@ -186,6 +200,7 @@ def test_other_arguments_of_modules():
         ):
             made.right_inverse(torch.ones(3, 3, dtype=torch.int64))
     assert "alpha=-0.5, lower=True" in repr(SkewCayley(-0.5, lower=True)) and "alpha=1.0" in repr(CayleyMap())
+    assert repr(three) == "SkewCayley(alpha=1.0, blocks=3)"
     assert repr(CayleyMap(4, signs=True)) == "CayleyMap(4, alpha=1.0, signs=True)" and "signs=False" in repr(
         SkewCayley(signs=False)
     )

@@ -284,3 +284,37 @@ def test_a_matrix_on_another_device_changes_no_base(shape):
     with pytest.raises(ValueError, match="orthogonal: expected a matrix on cpu, as its base is, got meta"):
         layer.weight = torch.empty(layer.weight.shape, device="meta")
     assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
+
+
+# ---- blocks of rows --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(12, 4), (2, 15, 3), (6, 5), (0, 4), (3, 0)], ids=str)
+def test_every_block_is_mapped_by_itself(shape):
+    """Bit for bit as a layer of its own, and assigned as one."""
+    layer = layer_of(shape, SkewCayley(-0.5, True, blocks=3))
+    module, X = layer.parametrizations.weight[0], layer.parametrizations.weight.original
+    alone = SkewCayley(-0.5, True)
+    parts = X.detach().unflatten(-2, (3, shape[-2] // 3))
+    assert module.signs.shape == (*shape[:-2], 3, min(parts.shape[-2:]))
+    assert torch.equal(layer.weight, alone(parts).flatten(-3, -2)) and layer.weight.is_contiguous()
+    Q = haar(*parts.shape, dtype=torch.float32).flatten(-3, -2)
+    layer.weight = Q
+    torch.testing.assert_close(layer.weight.detach(), Q, rtol=0, atol=1e-5)
+    assert X.shape == layer.parametrizations.weight.original.shape == shape
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_gates_of_recurrent_nets(kind):
+    layer, gates = kind(3, 4), 3 if kind is nn.GRU else 4
+    parametrize.register_parametrization(layer, "weight_hh_l0", SkewCayley(blocks=gates))
+    plain = kind(3, 4)
+    plain.load_state_dict({key: getattr(layer, key).detach() for key in plain.state_dict()})
+    Y, Z = (f(torch.ones(5, 3))[0] for f in (layer, plain))
+    torch.testing.assert_close(Y, Z, rtol=0, atol=0)
+    optimizer, before = torch.optim.Adam(layer.parameters(), lr=0.1), layer.weight_hh_l0.detach()
+    Y.square().sum().backward()
+    optimizer.step()
+    W = layer.weight_hh_l0.detach().unflatten(0, (gates, 4))
+    assert not torch.equal(W.flatten(0, 1), before)
+    torch.testing.assert_close(W.mT @ W, torch.eye(4).expand_as(W))
