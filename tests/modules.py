@@ -25,6 +25,11 @@ def is_orthogonal(W: Tensor) -> bool:
     return defect(W) <= 40 * torch.finfo(W.dtype).eps
 
 
+def near_orthogonal(W: Tensor) -> bool:
+    """As far as torch's exponential keeps it."""
+    return is_orthogonal(W) or (W.dtype == torch.float32 and defect(W) < 1e-4)
+
+
 MASK = torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1], [1, 0, 0, 1]], dtype=torch.bool)
 
 
@@ -39,6 +44,7 @@ class Form:
     image: Callable[[], Tensor] | None = None  # draws a weight that can be assigned; None: none can
     buffers: tuple[str, ...] = ()  # of the state, beside the raw tensor, in order
     tolerance: float = 0.0  # of an assignment: 0, it comes back bit for bit
+    by_torch: bool = False  # computed by a function of torch's, which has no rule for DTensor
 
     def layer(self, **options: object) -> nn.Linear:
         layer = nn.Linear(self.shape[1], self.shape[0], **options)
@@ -150,7 +156,31 @@ def _cayley() -> list[Form]:
         "MatrixExponential": (fastparam.MatrixExponential, None, ()),
     }
     for name, (module, image, buffers) in after_skew.items():
-        forms.append(Form(name, SQUARE, chain(fastparam.Skew, module), image=image, buffers=buffers, **close))
+        forms.append(
+            Form(
+                name,
+                SQUARE,
+                chain(fastparam.Skew, module),
+                image=image,
+                buffers=buffers,
+                by_torch=name == "MatrixExponential",
+                **close,
+            )
+        )
+    return forms
+
+
+def _torchs_maps() -> list[Form]:
+    forms = []
+    for name, shape in (("square", SQUARE), ("tall", TALL), ("wide", WIDE)):
+        image = partial(haar, *shape, dtype=torch.float32)
+        householder = partial(orthogonal, orthogonal_map="householder", use_trivialization=False)
+        for word, register, buffers in (
+            ("default", orthogonal, ("0.base",)),
+            ("householder-plain", householder, ()),
+        ):
+            full = f"orthogonal-{name}-{word}"
+            forms.append(Form(full, shape, register, near_orthogonal, image, buffers, 1e-5, by_torch=True))
     return forms
 
 
@@ -181,6 +211,6 @@ def _pruned() -> list[Form]:
     ]
 
 
-FORMS = [*_linear(), *_cayley(), *_pruned()]
+FORMS = [*_linear(), *_cayley(), *_torchs_maps(), *_pruned()]
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 every_assignable = pytest.mark.parametrize("form", [f for f in FORMS if f.image], ids=lambda form: form.name)

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
@@ -72,32 +75,71 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
     return module
 
 
-class _AroundBase(nn.Module):
-    """base Cayley(X): what torch's ``orthogonal`` does with ``use_trivialization=True``."""
+def _exponential(X: Tensor) -> Tensor:
+    n, k = X.shape[-2:]
+    T = nn.functional.pad(X.tril(), (0, n - k))
+    Q: Tensor = torch.matrix_exp(T - T.mH)[..., :k]
+    return Q
 
-    base: Tensor
+
+def _householder(X: Tensor) -> Tensor:
+    V = X.tril(-1)
+    tau = 2 / (1 + V.square().sum(-2))
+    # Any number has a sign. torch takes the integer part, which is 0 once a weight has decayed.
+    signs = torch.where(X.diagonal(dim1=-2, dim2=-1) < 0, -1, 1)
+    Q: Tensor = torch.linalg.householder_product(V, tau) * signs[..., None, :]
+    return Q
+
+
+_MAPS: dict[str, Callable[[Tensor], Tensor]] = {"matrix_exp": _exponential, "householder": _householder}
+
+
+class _Orthogonal(nn.Module):
+    """base map(X), or map(X): what torch's ``orthogonal`` does."""
+
+    base: Tensor | None
     shape: torch.Size
+    orthogonal_map: str
+    registered = False
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, orthogonal_map: str, use_trivialization: bool) -> None:
         super().__init__()
-        self.shape = weight.shape
-        self.register_buffer("base", None)
+        self.shape, self.orthogonal_map = weight.shape, orthogonal_map
+        self.use_trivialization = use_trivialization
+        if use_trivialization:
+            self.register_buffer("base", None)
 
     def forward(self, X: Tensor) -> Tensor:
-        return trivialized_cayley(X, beside(X, self.base), -0.5, True)
+        base = beside(X, self.base) if self.use_trivialization else None
+        if self.orthogonal_map == "cayley":
+            assert base is not None
+            return trivialized_cayley(X, base, -0.5, True)
+        check_matrices("orthogonal", X, "X")
+        wide, dtype = X.shape[-2] < X.shape[-1], torch.promote_types(X.dtype, torch.float32)
+        device = X.device.type
+        # Autocast would round the products.
+        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+            Q = _MAPS[self.orthogonal_map]((X.mT if wide else X).to(dtype))
+            Q = Q if base is None else base.to(dtype) @ Q
+        return (Q.mT if wide else Q).to(X.dtype).contiguous()
 
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
         """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is
-        not orthogonal.
+        not orthogonal. Without a base, the reflections of that matrix.
         """
+        if self.orthogonal_map == "matrix_exp" and not self.use_trivialization:
+            raise NotImplementedError(
+                "orthogonal: the matrix exponential cannot be assigned to without use_trivialization=True"
+            )
         check_matrices("orthogonal", Q, "Q")
         if Q.shape != self.shape:
             raise ValueError(
                 f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, "
                 f"got {tuple(Q.shape)}"
             )
-        if self.base is not None:
+        wide = Q.shape[-2] < Q.shape[-1]
+        if self.use_trivialization and self.base is not None:
             base = self.base
             for of, theirs, ours in (("of dtype", Q.dtype, base.dtype), ("on", Q.device, base.device)):
                 if theirs != ours:
@@ -105,12 +147,17 @@ class _AroundBase(nn.Module):
                         f"orthogonal: expected a matrix {of} {plain(ours)}, as its base is, "
                         f"got {plain(theirs)}"
                     )
-            if not has_no_data(Q) and not Q.isfinite().all():
-                raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
-        tall = (Q.mT if Q.shape[-2] < Q.shape[-1] else Q).to(torch.promote_types(Q.dtype, torch.float32))
+        if self.registered and not has_no_data(Q) and not Q.isfinite().all():
+            raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
+        tall = (Q.mT if wide else Q).to(torch.promote_types(Q.dtype, torch.float32))
         if tall.numel():  # by a power of two, where the norm of a column could leave the range of the dtype
             size = tall.abs().amax((-2, -1), keepdim=True)
             tall = tall * torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0)).to(size)
+        if not self.use_trivialization:
+            V, tau = torch.geqrf(tall)
+            signs = torch.where((V.diagonal(dim1=-2, dim2=-1) < 0) == (tau == 0), 1, -1)
+            V.diagonal(dim1=-2, dim2=-1).copy_(signs)
+            return (V.mT if wide else V).to(Q.dtype).contiguous()
         base, R = torch.linalg.qr(tall, mode="complete")
         signs = R.diagonal(dim1=-2, dim2=-1).sgn()
         base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]
@@ -120,7 +167,7 @@ class _AroundBase(nn.Module):
         return X
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, orthogonal_map=cayley"
+        return f"{tuple(self.shape)}, orthogonal_map={self.orthogonal_map}"
 
 
 class _FromRaw(SkewCayley):
@@ -152,8 +199,12 @@ def orthogonal(
 
     The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`. With
     ``"cayley"`` the matrix runs on fastparam's kernels and, without trivialization, is a
-    :class:`~fastparam.SkewCayley`, which can be assigned to; the n x n matrix
-    :math:`Q_0` is completed without random numbers. The other maps are torch's own.
+    :class:`~fastparam.SkewCayley`, which can be assigned to. ``"matrix_exp"``, :math:`Q_0 \exp(A)`, and
+    ``"householder"``, a product of reflections, run on torch's functions. The n x n matrix :math:`Q_0` is
+    completed without random numbers; half types are computed in float32, which torch refuses.
+
+    The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
+    1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller.
 
     Args:
         module: holds the tensor.
@@ -165,8 +216,7 @@ def orthogonal(
 
     Raises:
         ValueError: the module has no such tensor, it has fewer than two dimensions, ``orthogonal_map`` is
-            not one of the three, or it is ``"householder"``, whose free parameter keeps signs on its
-            diagonal, and the tensor is parametrized already.
+            not one of the three, or it is ``"householder"`` and the tensor complex.
         TypeError: ``module`` is not a module, or ``use_trivialization`` not a bool.
 
     Source: Casado, Trivializations for gradient-based optimization on manifolds, 2019.
@@ -180,23 +230,31 @@ def orthogonal(
     use_trivialization = check_flag("orthogonal", "use_trivialization", use_trivialization)
     weight = getattr(module, name, None)
     before = parametrize.is_parametrized(module, name)
-    if before and isinstance(weight, Tensor) and weight.dim() >= 2:
-        square = weight.shape[-2] == weight.shape[-1] or weight.is_complex()
-        if orthogonal_map == "householder" or (orthogonal_map is None and not square):
-            raise ValueError(
-                f"orthogonal: expected orthogonal_map 'cayley' or 'matrix_exp' for a '{name}' that is "
-                f"parametrized already, got {orthogonal_map!r}"
-            )
-    if orthogonal_map != "cayley" or not isinstance(weight, Tensor) or weight.dim() < 2:
+    chosen = _chosen(weight, orthogonal_map)
+    if chosen is None:
         torch_parametrizations.orthogonal(module, name, orthogonal_map, use_trivialization=use_trivialization)
+    assert chosen is not None and weight is not None
+    made: _Orthogonal | _FromRaw
+    if chosen == "cayley" and not use_trivialization:
+        made = _FromRaw(alpha=-0.5, lower=True, signs=False)
     else:
-        made = _AroundBase(weight) if use_trivialization else _FromRaw(alpha=-0.5, lower=True, signs=False)
-        parametrize.register_parametrization(module, name, made, unsafe=True)
-        made.registered = True
+        made = _Orthogonal(weight, chosen, use_trivialization)
+    parametrize.register_parametrization(module, name, made, unsafe=True)
+    made.registered = True
     if before and use_trivialization:  # torch calls no inverse then, and Q_0 is the identity
-        assert weight is not None
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
-        last: Any = module.parametrizations[name][-1]  # type: ignore[index]
-        last.base = identity.expand(*weight.shape[:-2], n, n).contiguous()
+        made.base = identity.expand(*weight.shape[:-2], n, n).contiguous()
     return module
+
+
+def _chosen(weight: object, orthogonal_map: str | None) -> str | None:
+    """The map, or None where torch's verb has a sentence to say."""
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return None
+    if orthogonal_map is None:
+        square = weight.shape[-2] == weight.shape[-1]
+        orthogonal_map = "matrix_exp" if square or weight.is_complex() else "householder"
+    if orthogonal_map == "householder" and weight.is_complex():
+        return None
+    return orthogonal_map if orthogonal_map in ("cayley", *_MAPS) else None

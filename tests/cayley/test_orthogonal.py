@@ -77,20 +77,27 @@ def test_the_weight_is_orthogonal(shape, dtype):
 
 
 @every_shape
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder", None])
 @pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)
-def test_torchs_orthogonal(shape, trivialization, dtype):
+def test_torchs_orthogonal(shape, kind, trivialization, dtype):
     """Values, gradients, state_dict keys; checkpoints move both ways."""
+    if dtype.is_complex and kind == "householder":
+        return
     weight = torch.randn(shape, dtype=dtype)
     ours, theirs = holder(weight.clone()), holder(weight.clone())
-    assert orthogonal(ours, "weight", "cayley", use_trivialization=trivialization) is ours
-    torchs.orthogonal(theirs, "weight", "cayley", use_trivialization=trivialization)
+    assert orthogonal(ours, "weight", kind, use_trivialization=trivialization) is ours
+    torchs.orthogonal(theirs, "weight", kind, use_trivialization=trivialization)
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
     torch.testing.assert_close(ours.weight, theirs.weight, **close)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert [t.shape for t in ours.state_dict().values()] == [t.shape for t in theirs.state_dict().values()]
+    assert ours.weight.is_contiguous() and all(t.is_contiguous() for t in ours.state_dict().values())
+    noise = torch.randn(shape, dtype=dtype)
+    if kind == "householder" or (kind is None and not dtype.is_complex and shape[-2] != shape[-1]):
+        noise.diagonal(dim1=-2, dim2=-1).zero_()  # signs
     with torch.no_grad():
-        theirs.parametrizations.weight.original.add_(torch.randn(shape, dtype=dtype))
+        theirs.parametrizations.weight.original.add_(noise)
     for source, target in ((theirs, ours), (ours, theirs)):
         target.load_state_dict(source.state_dict())
         torch.testing.assert_close(ours.weight, theirs.weight, **close)
@@ -99,6 +106,29 @@ def test_torchs_orthogonal(shape, trivialization, dtype):
         layer.weight.backward(G)
     a, b = (layer.parametrizations.weight.original.grad for layer in (ours, theirs))
     torch.testing.assert_close(a, b, **close)
+
+
+@every_shape
+@pytest.mark.parametrize("kind", ["matrix_exp", "householder"])
+def test_what_torchs_own_maps_cannot_do(shape, kind):
+    """Half types, the meta device, weights that have decayed, bases that safetensors takes."""
+    for dtype in (torch.bfloat16, torch.float16):
+        layer = orthogonal(holder(torch.randn(shape).to(dtype)), "weight", kind)
+        assert layer.weight.dtype == dtype and defect(layer.weight) < 40 * torch.finfo(dtype).eps
+    with torch.device("meta"):
+        layer = orthogonal(holder(torch.randn(shape)), "weight", kind)
+    assert layer.weight.shape == shape and "parametrizations.weight.0.base" in layer.state_dict()
+    for trivialization in (True, False):
+        layer = orthogonal(holder(torch.randn(shape)), "weight", kind, use_trivialization=trivialization)
+        optimiser = torch.optim.AdamW(layer.parameters(), lr=0.01, weight_decay=0.1)
+        goal = haar(*shape, dtype=torch.float32)
+        for _ in range(200):
+            optimiser.zero_grad()
+            (layer.weight - goal).square().sum().backward()
+            optimiser.step()
+        assert defect(layer.weight) < 1e-4
+        with torch.autocast("cpu"):
+            assert defect(layer.weight) < 1e-4
 
 
 @every_shape
@@ -145,31 +175,19 @@ def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
         layer.weight = -torch.eye(4)
 
 
-@pytest.mark.parametrize("kind", ["cayley", "matrix_exp"])
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder", None])
 @pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
 def test_orthogonal_on_a_tensor_that_is_parametrized(kind, trivialization):
     """The first value is the map of what the parametrizations before make of the raw tensor."""
     layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.5)
     before = layer.weight.detach().clone()
     orthogonal(layer, "weight", kind, use_trivialization=trivialization)
-    plain = torchs.orthogonal(holder(before), "weight", kind, use_trivialization=False)
-    expected = plain.parametrizations.weight[0](before)
+    plain = torchs.orthogonal(holder(before.clone()), "weight", kind, use_trivialization=False)
+    signs = before.clone()
+    signs.diagonal().copy_(torch.where(before.diagonal() < 0, -1.0, 1.0))  # as torch's householder reads them
+    expected = plain.parametrizations.weight[0](before if kind in ("cayley", "matrix_exp") else signs)
     torch.testing.assert_close(layer.weight, expected)
     layer.weight.sum().backward()
-
-
-@pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
-@pytest.mark.parametrize("kind", ["householder", None])
-def test_householder_on_a_tensor_that_is_parametrized(kind, trivialization):
-    """torch's map reads signs from the diagonal of its free parameter: of any other matrix it makes zeros."""
-    layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.5)
-    with pytest.raises(
-        ValueError,
-        match=r"^orthogonal: expected orthogonal_map 'cayley' or 'matrix_exp' for a 'weight' that is "
-        rf"parametrized already, got {kind!r}$",
-    ):
-        orthogonal(layer, "weight", kind, use_trivialization=trivialization)
-    assert len(layer.parametrizations.weight) == 1
 
 
 @pytest.mark.parametrize(
@@ -212,13 +230,22 @@ def test_sentences_of_orthogonal():
         )
 
 
-def test_other_maps_and_errors_are_torchs():
-    for kind, name in (("matrix_exp", "matrix_exp"), ("householder", "householder"), (None, "matrix_exp")):
-        torch.manual_seed(0)
-        ours = orthogonal(nn.Linear(4, 4), "weight", kind)
-        torch.manual_seed(0)
-        assert torch.equal(ours.weight, torchs.orthogonal(nn.Linear(4, 4), "weight", name).weight)
+def test_maps_without_a_base():
+    """The exponential has no inverse, as in torch; the reflections of a finite matrix are found."""
+    layer = orthogonal(nn.Linear(4, 4), "weight", "matrix_exp", use_trivialization=False)
+    with pytest.raises(NotImplementedError, match=r"^orthogonal: the matrix exponential cannot be assigned"):
+        layer.weight = torch.eye(4)
+    layer = orthogonal(nn.Linear(4, 6), "weight", "householder", use_trivialization=False)
+    with pytest.raises(ValueError, match=r"^orthogonal: expected a finite matrix, got one with nan or inf$"):
+        layer.weight = torch.full((6, 4), float("nan"))
+    for Q in (haar(6, 4, dtype=torch.float32), torch.eye(6, 4), -torch.eye(6, 4)):
+        layer.weight = Q
+        torch.testing.assert_close(layer.weight, Q)
+
+
+def test_errors_are_torchs():
     for call in (
+        lambda f: f(nn.Linear(3, 3, dtype=torch.complex64), "weight", "householder"),
         lambda f: f(nn.Linear(3, 3), "nothing", "cayley"),
         lambda f: f(nn.Linear(3, 3), "bias", "cayley"),
         lambda f: f(nn.Linear(3, 3), "weight", "cayly"),

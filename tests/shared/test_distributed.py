@@ -159,8 +159,7 @@ def broadcast(rank, _):
 
 def mixed_precision(rank, _):
     """Parameters are computed with in bfloat16, buffers stay float32."""
-    forms = [form for form in FORMS if "MatrixExponential" not in form.name]  # it has no bfloat16 in torch
-    model = Forms(seed=0, forms=forms)
+    model = Forms(seed=0)
     expected = model(data())
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     shards(model, mp_policy=policy)
@@ -188,7 +187,7 @@ def outside_of_forward(rank, _):
     """Between steps parameters are DTensors: every weight can be read, and is that of the whole layer; so are
     its gradients.
     """
-    forms = [form for form in FORMS if "MatrixExponential" not in form.name]  # torch's has no rule
+    forms = [form for form in FORMS if not form.by_torch]
     model, whole = shards(Forms(seed=0, forms=forms)), Forms(seed=0, forms=forms)
     model(data())
     model.reshard()
