@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C, _built, _loader, _reference, functional
+from . import _C, _built, _loader, _measure, _reference, functional
 from ._ops import OPS, Op
 
 LEVELS = {16: "baseline", 32: "AVX2", 64: "AVX-512"}
@@ -245,9 +245,23 @@ def main() -> int:
     return int(bool(found))
 
 
+def measure() -> int:
+    """Prints how far the ops are from their floors, on each kind of device."""
+    for device in {device.type: device for device in devices()}.values():
+        print(f"{device.type}, float32{', one thread' * (device.type == 'cpu')}")
+        for line in _measure.table(device):
+            print(line, flush=True)
+    return 0
+
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         "python -m fastparam",
         description="What this build is, and whether every op works on every device here.",
-    ).parse_args()
-    raise SystemExit(main())
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure instead how far the ops are from their floors: a copy, or matrix products",
+    )
+    raise SystemExit(measure() if parser.parse_args().measure else main())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastparam
-from fastparam import _built
+from fastparam import _built, _ops
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -199,6 +199,20 @@ def test_the_self_check_ends_in_ok(tmp_path):
     code = "import runpy; runpy.run_module('fastparam', run_name='__main__')"
     result = run(code, cwd=tmp_path)
     assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("ok"), result.stdout
+
+
+def test_the_distance_from_the_floor(tmp_path):
+    """A line for every public op, the largest sizes left out."""
+    code = (
+        "import sys, runpy, fastparam._measure as m; m.ROUNDS, m.LEAST, rows = 1, 0.0, m.rows; "
+        "m.rows = lambda device: (row for row in rows(device) if row.X.numel() < 300000); "
+        "sys.argv.append('--measure'); runpy.run_module('fastparam', run_name='__main__')"
+    )
+    result = run(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()[2:]]
+    assert {line[0] for line in lines} >= {op.name for op in _ops.OPS if op.public}
+    assert all(float(cell) > 0 for line in lines for cell in line[2:6] if cell != "-")
 
 
 def test_the_self_check_names_the_op_that_is_wrong(tmp_path):
