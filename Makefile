@@ -16,7 +16,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test sanitize bench gpu lint cmake clean tools
+.PHONY: demo test sanitize clients bench gpu lint cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,10 @@ sanitize: tools
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	  $$python -m pytest -q -n auto --maxprocesses 8 -c ../../pyproject.toml $(SANITIZED_TESTS:%=../../tests/%)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m sanitize
+
+# Trainers, and the test suites of packages whose maps ours replace, in an environment of its own.
+clients:
+	TORCH="$(TORCH)" $(PYTHON) tests/clients/run.py
 
 bench: tools
 	$(BUILD) ".[bench,rivals]"
