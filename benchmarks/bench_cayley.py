@@ -17,13 +17,10 @@ from typing import Any
 
 import pytest
 import torch
-from measure import Case, Draw, Map, Op, Work, grid, weight_of
+from measure import Case, Draw, Map, Op, Work, grid
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
-from tutorial import EagerCayleyMap, EagerSkew
 
-import fastparam
 from fastparam import _reference
 from fastparam.functional import cayley, skew_cayley, skew_cayley_packed, stiefel_cayley
 
@@ -177,78 +174,6 @@ def tall(X: Tensor) -> dict[str, Map | None]:
     }
 
 
-def trivialized(X: Tensor) -> dict[str, Map]:
-    """torch's ``orthogonal`` with trivialization; the floor is the product by its base point alone."""
-    module = nn.Module()
-    module.weight = nn.Parameter(X)
-    eager = orthogonal(module, "weight", "cayley").parametrizations.weight[0]
-    n = X.shape[-2]
-    base = torch.eye(n, device=X.device, dtype=X.dtype) - 2 / n  # a reflection, the same in every dtype
-    eager.base.copy_(base)
-    ours = torch.ops.fastparam.trivialized_cayley.default
-    return {
-        "eager": eager,
-        "fastparam": lambda X: ours(X, base, -0.5, True),
-        "floor": lambda X: base @ X,
-    }
-
-
-def layers(X: Tensor) -> dict[str, Map]:
-    """The floor is a parametrization that does nothing: torch's own machinery."""
-    chain = nn.Sequential(EagerSkew(), EagerCayleyMap(X.shape[-1])).to(X.device, X.dtype)
-    return {
-        "eager": weight_of(X, chain),
-        "fastparam": weight_of(X, fastparam.SkewCayley()),
-        "floor": weight_of(X, nn.Identity()),
-    }
-
-
-class Invertible(EagerCayleyMap):
-    """The tutorial's map with the tutorial's inverse."""
-
-    def right_inverse(self, Q: Tensor) -> Tensor:
-        return torch.linalg.solve(self.Id + Q, self.Id - Q)
-
-
-def assigned(Q: Tensor) -> dict[str, Map]:
-    """``layer.weight = Q``, up to the raw weight it becomes; the floor is the call that draws a random Q."""
-
-    def assign(*modules: nn.Module) -> Map:
-        layer = nn.Linear(Q.shape[-1], Q.shape[-2], bias=False, device=Q.device, dtype=Q.dtype)
-        for module in modules:
-            parametrize.register_parametrization(layer, "weight", module)
-
-        def raw(Q: Tensor) -> Tensor:
-            layer.weight = Q
-            return layer.parametrizations.weight.original.detach()
-
-        return raw
-
-    return {
-        "eager": assign(EagerSkew(), Invertible(Q.shape[-1]).to(Q.device, Q.dtype)),
-        "fastparam": assign(fastparam.SkewCayley()),
-        "floor": lambda Q: nn.init.orthogonal_(torch.empty_like(Q)),
-    }
-
-
-def registered(X: Tensor) -> dict[str, Map]:
-    """``orthogonal(layer)``, up to the base point that the weight becomes; the floor as above."""
-
-    def register(verb: Callable[..., nn.Module]) -> Map:
-        def base(X: Tensor) -> Tensor:
-            layer = nn.Module()
-            layer.weight = nn.Parameter(X)
-            return verb(layer, "weight", "cayley").parametrizations.weight[0].base[..., : X.shape[-1]]
-
-        return base
-
-    return {
-        "eager": register(orthogonal),
-        "fastparam": register(fastparam.parametrizations.orthogonal),
-        "floor": lambda X: nn.init.orthogonal_(torch.empty_like(X)),
-    }
-
-
 def gaussian(norm: float, vector: bool = False) -> Draw:
     """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in
     full.
@@ -267,10 +192,6 @@ def gaussian(norm: float, vector: bool = False) -> Draw:
 def skew_gaussian(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     X = gaussian(1.0)(shape, generator).triu(1)
     return X - X.mT
-
-
-def rotation(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return _reference.skew_cayley(gaussian(1.0)(shape, generator))
 
 
 def orthogonality(Q: Tensor) -> float:
@@ -312,10 +233,6 @@ VECTOR = vector_op("skew_cayley_packed", 1.0)
 STIEFEL = Op("stiefel_cayley", tall, TALL, gaussian(1.0), {"eager": TORCH}, orthogonality)
 SIGNED = Op("skew_cayley signs", signed, OURS, gaussian(1.0), defect=orthogonality, work=WORK)
 WHOLE = Op("cayley", whole, OURS, skew_gaussian, defect=orthogonality, work=WORK_WHOLE)
-TRIVIALIZED = Op("trivialized_cayley", trivialized, OURS, gaussian(1.0), defect=orthogonality)
-LAYER = Op("layer.weight orthogonal", layers, OURS, gaussian(1.0), MEANS, orthogonality)
-ASSIGNED = Op("assignment to SkewCayley", assigned, OURS, rotation)
-REGISTERED = Op("registration of orthogonal", registered, OURS, defect=orthogonality)
 
 CALLS = ((4, 4), (16, 16))
 BATCHES = (
@@ -350,10 +267,6 @@ CASES += grid(SIGNED, ((1024, 4, 4), (256, 16, 16), (256, 256)), quick=((256, 16
 CASES += grid(WHOLE, ((256, 32, 32), (256, 256)))
 CASES += grid(STIEFEL, ((1024, 64), (64, 1024), (64, 256, 16)), quick=((1024, 64),))
 CASES += grid(STIEFEL, ((4096, 128),), rounds=3)
-CASES += grid(TRIVIALIZED, ((256, 256), (1024, 64)))
-CASES += grid(LAYER, ((8, 8),), quick=((8, 8),), passes=(False,))
-CASES += grid(ASSIGNED, ((64, 64), (256, 256), (512, 512)), passes=(False,))
-CASES += grid(REGISTERED, ((64, 64), (512, 512), (512, 384)), passes=(False,))
 
 
 @pytest.mark.parametrize(
