@@ -55,6 +55,17 @@ def registered_with(X: Tensor, *modules: nn.Module) -> Map:
     return weight(layer)
 
 
+def registered_with_geotorch(X: Tensor, base: Tensor) -> Map | None:
+    """With that base point; geotorch registers on orthogonal weights only."""
+    module = geotorch(X)
+    if module is None:
+        return None
+    layer = layer_of(nn.init.orthogonal_(torch.empty_like(X)) if X.dim() == 2 else module.sample())
+    parametrize.register_parametrization(layer, "weight", module)
+    module.base.copy_(base)
+    return weight(layer)
+
+
 def verb(X: Tensor, function: Callable[..., nn.Module], base: Tensor | None) -> Map:
     """``orthogonal``, with that base point or, where it is None, without trivialization."""
     layer = function(layer_of(X), "weight", "cayley", use_trivialization=base is not None)
@@ -70,12 +81,10 @@ def reflection(X: Tensor) -> Tensor:
 
 
 def default_form(X: Tensor) -> dict[str, Map | None]:
-    base, peer = reflection(X), geotorch(X)
-    if peer is not None:
-        peer.base.copy_(base)
+    base = reflection(X)
     return {
         "eager": verb(X, orthogonal, base),
-        "geotorch": peer and registered_with(X, peer),
+        "geotorch": registered_with_geotorch(X, base),
         "fastparam": verb(X, fastparam.parametrizations.orthogonal, base),
         "floor": floor(X),
     }
@@ -103,7 +112,7 @@ def modules(X: Tensor) -> dict[str, Map | None]:
     chain = (EagerSkew(), EagerCayleyMap(n))
     return {
         "eager": registered_with(X, *chain) if n == k else verb(X, orthogonal, None),
-        "geotorch": registered_with(X, peer) if (peer := geotorch(X)) is not None else None,
+        "geotorch": registered_with_geotorch(X, torch.eye(max(n, k))),
         "fastparam": registered_with(X, fastparam.SkewCayley(*(() if n == k else (-0.5, True)))),
         "floor": floor(X),
     }
