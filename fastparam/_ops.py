@@ -206,7 +206,8 @@ def _register_for_onnx(op: Op) -> None:
     def decomposed(*args: Any, **options: Any) -> Any:
         return decompositions()[op.overload](*args, **options)
 
-    # Fake tensors take a decomposition for the shape rule of an op that has no other entry in Python.
+    # Without this entry, fake tensors whose sizes are symbols run the decomposition in place of the op's own
+    # shape rule.
     @register_decomposition(op.overload, type="meta")
     def shape_rule(*args: Any, **options: Any) -> Any:
         return op.overload(*args, **options)

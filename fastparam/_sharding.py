@@ -35,7 +35,7 @@ def beside(X: Tensor, buffer: B) -> B:
 
 
 def whole(X: Tensor) -> Tensor:
-    """Returns X, or a DTensor with every process's part of it."""
+    """Returns X; where it is a DTensor, one that every process has whole."""
     if type(X) in _PLAIN or not is_dtensor(X):
         return X
     from torch.distributed.tensor import Replicate

@@ -150,17 +150,24 @@ class _Orthogonal(nn.Module):
         if self.registered and not has_no_data(Q) and not Q.isfinite().all():
             raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         tall = (Q.mT if wide else Q).to(torch.promote_types(Q.dtype, torch.float32))
-        if tall.numel():  # by a power of two, where the norm of a column could leave the range of the dtype
+        if not has_no_data(tall):
             size = tall.abs().amax((-2, -1), keepdim=True)
-            tall = tall * torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0)).to(size)
+            low, high = map(float, size.aminmax())
+            if low < 1e-18 or high > 1e18:  # the norm of a column could leave the range of the dtype
+                power = torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0))
+                tall = tall * power.to(size)
         if not self.use_trivialization:
             V, tau = torch.geqrf(tall)
             signs = torch.where((V.diagonal(dim1=-2, dim2=-1) < 0) == (tau == 0), 1, -1)
             V.diagonal(dim1=-2, dim2=-1).copy_(signs)
             return (V.mT if wide else V).to(Q.dtype).contiguous()
         base, R = torch.linalg.qr(tall, mode="complete")
-        signs = R.diagonal(dim1=-2, dim2=-1).sgn()
-        base[..., : R.shape[-1]] *= torch.where(signs == 0, 1, signs)[..., None, :]
+        pivots = R.diagonal(dim1=-2, dim2=-1)
+        if R.is_complex():
+            signs = torch.where(pivots == 0, 1, pivots.sgn())
+        else:
+            signs = pivots.new_ones(()).copysign(pivots)
+        base.narrow(-1, 0, R.shape[-1]).mul_(signs.unsqueeze(-2))
         self.base = ordinary(base.to(Q.dtype).contiguous())
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
         X.diagonal(dim1=-2, dim2=-1).fill_(-1)
@@ -231,7 +238,7 @@ def orthogonal(
     weight = getattr(module, name, None)
     before = parametrize.is_parametrized(module, name)
     chosen = _chosen(weight, orthogonal_map)
-    if chosen is None:
+    if chosen is None:  # raises
         torch_parametrizations.orthogonal(module, name, orthogonal_map, use_trivialization=use_trivialization)
     assert chosen is not None and weight is not None
     made: _Orthogonal | _FromRaw
