@@ -1,6 +1,6 @@
 # Two commands for a fresh machine with python3 and a C++ compiler:
 #   make demo   environment, build, an example on real data and a short benchmark table
-#   make test   environment, build, all tests but those of make sanitize
+#   make test   environment, build, the tests but those of make slow and make sanitize
 # and on a machine with a GPU, whose environment has torch, pybind11, ninja, pytest and pytest-benchmark:
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
 # They use the active environment when it already has torch, else they make .venv with this one:
@@ -16,7 +16,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test sanitize clients bench gpu lint cmake clean tools
+.PHONY: demo test slow sanitize clients bench gpu lint cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -34,7 +34,12 @@ demo: tools
 test: tools
 	$(BUILD) ".[$(EXTRAS)]"
 	$(PY) -m fastparam
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m "not slow and not sanitize"
+
+# The tests that compile graphs or start processes, as many seconds as all others.
+slow: tools
+	$(BUILD) ".[$(EXTRAS)]"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m slow
 
 # The address and undefined-behaviour sanitizers: the C++ sources, in a build of their own, over the values that
 # break kernels; then the device code on the CPU.

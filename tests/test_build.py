@@ -195,12 +195,14 @@ def test_an_unbuilt_tree_says_so(copy):
 
 
 # Not in the source tree, where Python would find its unbuilt package before an installed wheel.
+@pytest.mark.slow
 def test_the_self_check_ends_in_ok(tmp_path):
     code = "import runpy; runpy.run_module('fastparam', run_name='__main__')"
     result = run(code, cwd=tmp_path)
     assert result.returncode == 0 and result.stdout.splitlines()[-1].startswith("ok"), result.stdout
 
 
+@pytest.mark.slow
 def test_the_distance_from_the_floor(tmp_path):
     """A line for every public op, the largest sizes left out."""
     code = (

@@ -9,6 +9,8 @@ import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parents[1]
 
+pytestmark = pytest.mark.slow
+
 
 def run(name, *arguments, launcher=()):
     result = subprocess.run(
@@ -41,7 +43,6 @@ def test_training(name, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"
 )

@@ -162,6 +162,7 @@ def test_the_files_with_tests_for_a_device():
     assert {path.name for path in (ROOT / "tests" / "cuda").glob("test_*.py")} <= set(names)
 
 
+@pytest.mark.slow
 def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeypatch):
     sources = {
         "test_cuda_good.py": "def test_a(): pass",

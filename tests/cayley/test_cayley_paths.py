@@ -116,6 +116,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
 def test_every_level(level):
     if level not in _C.supported_levels():

@@ -172,6 +172,7 @@ def test_gradcheck(name, n, gpu):
     assert torch.autograd.gradgradcheck(f, X, fast_mode=n > 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAPS)
 def test_compile(name, gpu):
     torch._dynamo.reset()

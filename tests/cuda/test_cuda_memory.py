@@ -93,6 +93,7 @@ for case in CASES:
 """
 
 
+@pytest.mark.slow
 def test_same_bits_in_another_process(gpu):
     first, second = (python(DIGEST.format(device=gpu), timeout=300) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr

@@ -18,6 +18,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 
 import fastparam
 
+pytestmark = pytest.mark.slow
 fixed = pytest.mark.usefixtures("dynamo")
 # An expression of other ops and of ATen's, whose derivative is one of hundreds of them, and none of ours: it
 # is compiled for one size only. Graphs of the tall map hold it as their backward part.
@@ -77,7 +78,6 @@ def test_compile_for_each_size(case):
     check(compiled, f, tuple(t.detach().mT.requires_grad_() for t in case.inputs(2)))
 
 
-@pytest.mark.slow
 @fixed
 def test_inductor():
     """One op of each kind, all in one graph, but the tall one: its backward graph is ATen's."""
@@ -93,7 +93,6 @@ def test_inductor():
         torch.testing.assert_close(torch.autograd.grad(Y.sum(), X), torch.autograd.grad(f(X).sum(), X))
 
 
-@pytest.mark.slow
 @fixed
 def test_inductor_bfloat16_under_autocast():
     X = torch.randn(8, 8, requires_grad=True)

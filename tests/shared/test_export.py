@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 import fastparam
 from fastparam import _reference as reference
 
-pytestmark = pytest.mark.usefixtures("dynamo")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("dynamo")]
 
 
 class Apply(nn.Module):
@@ -100,7 +100,6 @@ def test_export_for_training():
     torch.testing.assert_close(torch.autograd.grad(ours, X), torch.autograd.grad(theirs, X))
 
 
-@pytest.mark.slow
 def test_aot_inductor(tmp_path):
     """A package compiled ahead of time runs here, and in a process that only loads it."""
     n = torch.export.Dim("n", min=2, max=64)
@@ -199,7 +198,6 @@ def through_onnx(model, x, path):
     return torch.from_numpy(Y)
 
 
-@pytest.mark.slow
 def test_onnx(tmp_path):
     """Symmetric, skew and pruned weights are decomposed by the exporter itself."""
     verbs, x = fastparam.parametrizations, torch.eye(4)
@@ -213,7 +211,6 @@ def test_onnx(tmp_path):
     torch.testing.assert_close(through_onnx(model, x, tmp_path / "model.onnx"), model(x))
 
 
-@pytest.mark.slow
 def test_onnx_of_orthogonal_layers(tmp_path):
     """ONNX has no inverse of a matrix: the exporter names the op; a folded model is exported."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6)), torch.eye(4)

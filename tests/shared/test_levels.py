@@ -61,6 +61,7 @@ def hashes(level):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
 def test_same_bits_at_every_level(level):
     needs(level)
@@ -85,6 +86,7 @@ def test_no_level_is_above_the_cpus(largest):
     assert fastparam._C.bytes_at("NO AVX", largest) == 16, "torch's word for its lowest level"
 
 
+@pytest.mark.slow
 @every_level
 def test_a_level_that_the_cpu_lacks_ends_no_process(level):
     source = """
@@ -109,6 +111,7 @@ for case in CASES:
 LEVEL = "from table import CASES, REAL\n" + VALUES + "print('right')"
 
 
+@pytest.mark.slow
 @every_level
 def test_values_at_every_level(level):
     needs(level)
