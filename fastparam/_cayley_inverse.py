@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -108,11 +109,24 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
     Not finite where Q has the eigenvalue -1.
     """
     k = Q.shape[-1]
-    identity = torch.eye(k, dtype=Q.dtype, device=Q.device)
-    C = 2 * torch.linalg.inv_ex(Q[..., :k, :] + identity).inverse
-    B = Q[..., k:, :] @ C / -2
-    A = C - identity - B.mH @ B
-    return torch.cat([(A - A.mH) / 2, B], -2) / alpha
+    A = _cayley(Q[..., :k, :])
+    if k < Q.shape[-2]:
+        B = (Q[..., k:, :] @ A + Q[..., k:, :]) / -2
+        A = A - B.mH @ B
+        return torch.cat([(A - A.mH) / 2, B], -2) / alpha
+    return (A - A.mH) / (2 * alpha)
+
+
+def _cayley(Q: Tensor) -> Tensor:
+    """(I + Q)^-1 (I - Q), not finite where Q has the eigenvalue -1."""
+    A: Tensor
+    if not Q.is_complex():
+        with suppress(RuntimeError):  # LinAlgError, by a single matrix of the batch
+            A = torch.ops.fastparam.cayley.default(Q)
+            return A
+    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    A = 2 * torch.linalg.inv_ex(Q + identity).inverse - identity
+    return A
 
 
 def inverse_with_signs(
