@@ -44,7 +44,8 @@ Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask) {
   const Tensor indices = once.indices();
   c10::List<std::optional<Tensor>> at_indices;
   for (const Tensor& along : indices.unbind(0)) at_indices.push_back(along);
-  const Tensor keep = at::index(bools_of(mask, G).expand_symint(G.sym_sizes()), at_indices);
+  Tensor keep = bools_of(mask, G).expand_symint(G.sym_sizes());
+  if (!at_indices.empty()) keep = at::index(keep, at_indices);  // else values are a batch of dense gradients
   return at::_sparse_coo_tensor_unsafe_symint(indices, MaskedPrune::call(once.values(), keep), G.sym_sizes(),
                                               G.scalar_type(), at::kSparse, G.device(), /*pin_memory=*/{},
                                               /*is_coalesced=*/true);

@@ -222,6 +222,17 @@ def test_gradients_of_embeddings_may_be_sparse(form, dtype):
     assert torch.equal(second.to_dense() != 0, whole & (G.detach().to_dense() != 0))
 
 
+def test_gradients_without_sparse_dimensions():
+    """Dense gradients in sparse clothes, that of a scalar among them."""
+    for shape in ((4, 6), ()):
+        X, keep = torch.randn(shape, requires_grad=True), torch.rand(shape) > 0.4
+        for count in (0, 1, 2):
+            values = torch.randn(count, *shape)
+            G = torch.sparse_coo_tensor(torch.empty(0, count, dtype=torch.long), values, shape)
+            (g,) = torch.autograd.grad(masked_prune(X, keep), X, G)
+            torch.testing.assert_close(g.to_dense(), torch.where(keep, values.sum(0), 0))
+
+
 @pytest.mark.parametrize("kind", LOOKUPS)
 def test_sparse_training_steps(kind):
     """As torch's pruning does them, with an optimizer for sparse gradients."""
