@@ -122,7 +122,7 @@ def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
 
 def pack_mask(mask: Tensor) -> Tensor:
     bits = nn.functional.pad(mask.flatten(), (0, -mask.numel() % 8)).view(-1, 8)
-    return (bits * _places(mask)).sum(-1, dtype=torch.uint8)
+    return torch.where(bits, _places(mask).long(), 0).sum(-1).to(torch.uint8)
 
 
 def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
@@ -130,9 +130,8 @@ def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _places(mask: Tensor) -> Tensor:
-    """The values of a byte's bits, the first element's first."""
-    eight = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    return torch.ones_like(eight) << eight
+    """The values of a byte's bits, the first element's first; not by shifts, which ONNX lacks for bytes."""
+    return torch.arange(8.0, dtype=torch.float32, device=mask.device).exp2().round().to(torch.uint8)
 
 
 def _bits(packed: Tensor) -> Tensor:

@@ -211,6 +211,24 @@ def test_onnx(tmp_path):
     torch.testing.assert_close(through_onnx(model, x, tmp_path / "model.onnx"), model(x))
 
 
+class Packs(nn.Module):
+    """Packed masks: given, packed and unpacked."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("packed", fastparam.functional.pack_mask(torch.arange(15).view(3, 5) % 2 > 0))
+
+    def forward(self, X):
+        again = fastparam.functional.pack_mask(fastparam.functional.unpack_mask(self.packed, (3, 5)))
+        W = fastparam.functional.masked_prune(torch.ones(3, 5), self.packed)
+        return X @ (W + fastparam.functional.masked_prune(torch.ones(3, 5), again))
+
+
+def test_onnx_of_packed_masks(tmp_path):
+    model, x = Packs(), torch.randn(2, 3)
+    torch.testing.assert_close(through_onnx(model, x, tmp_path / "model.onnx"), model(x))
+
+
 def test_onnx_of_orthogonal_layers(tmp_path):
     """ONNX has no inverse of a matrix: the exporter names the op; a folded model is exported."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6)), torch.eye(4)
