@@ -373,8 +373,9 @@ class SkewCayley(_Signed):
         signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an
             eigenvalue -1 cannot be assigned.
         blocks: of rows, one above the other, that are orthogonal each: 3 for ``weight_hh_l0`` of
-            :class:`torch.nn.GRU`, 4 for that of :class:`torch.nn.LSTM`. The signs of more than one block have
-            the shape (..., blocks, k).
+            :class:`torch.nn.GRU`, 4 for that of :class:`torch.nn.LSTM`, which read their weights several
+            times per call: once, inside ``parametrize.cached()``. The signs of more than one block have the
+            shape (..., blocks, k).
 
     Raises:
         ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``lower`` or ``signs`` not a bool, or
@@ -398,7 +399,7 @@ class SkewCayley(_Signed):
     """
 
     lower: bool
-    blocks: int
+    blocks: int = 1
     op: str = "SkewCayley"
 
     def __init__(

@@ -132,12 +132,7 @@ class _Orthogonal(nn.Module):
             raise NotImplementedError(
                 "orthogonal: the matrix exponential cannot be assigned to without use_trivialization=True"
             )
-        check_matrices("orthogonal", Q, "Q")
-        if Q.shape != self.shape:
-            raise ValueError(
-                f"orthogonal: expected a matrix or batch of matrices of shape {tuple(self.shape)}, "
-                f"got {tuple(Q.shape)}"
-            )
+        _check_shape(Q, self.shape)
         wide = Q.shape[-2] < Q.shape[-1]
         if self.use_trivialization and self.base is not None:
             base = self.base
@@ -149,6 +144,8 @@ class _Orthogonal(nn.Module):
                     )
         if self.registered and not has_no_data(Q) and not Q.isfinite().all():
             raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
+        if self.orthogonal_map == "householder" and Q.is_complex():
+            raise ValueError(f"orthogonal: expected a real matrix, got one of dtype {plain(Q.dtype)}")
         tall = (Q.mT if wide else Q).to(torch.promote_types(Q.dtype, torch.float32))
         if not has_no_data(tall):
             size = tall.abs().amax((-2, -1), keepdim=True)
@@ -157,24 +154,50 @@ class _Orthogonal(nn.Module):
                 power = torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0))
                 tall = tall * power.to(size)
         if not self.use_trivialization:
+            if has_no_data(Q):  # geqrf has no rule for the shape of its result
+                return torch.zeros_like(Q, memory_format=torch.contiguous_format)
             V, tau = torch.geqrf(tall)
             signs = torch.where((V.diagonal(dim1=-2, dim2=-1) < 0) == (tau == 0), 1, -1)
             V.diagonal(dim1=-2, dim2=-1).copy_(signs)
             return (V.mT if wide else V).to(Q.dtype).contiguous()
-        base, R = torch.linalg.qr(tall, mode="complete")
-        pivots = R.diagonal(dim1=-2, dim2=-1)
-        if R.is_complex():
-            signs = torch.where(pivots == 0, 1, pivots.sgn())
+        if _is_orthogonal(Q):
+            base = Q.clone(memory_format=torch.contiguous_format)
         else:
-            signs = pivots.new_ones(()).copysign(pivots)
-        base.narrow(-1, 0, R.shape[-1]).mul_(signs.unsqueeze(-2))
-        self.base = ordinary(base.to(Q.dtype).contiguous())
+            base, R = torch.linalg.qr(tall, mode="complete")
+            pivots = R.diagonal(dim1=-2, dim2=-1)
+            if R.is_complex():
+                signs = torch.where(pivots == 0, 1, pivots.sgn())
+            else:
+                signs = pivots.new_ones(()).copysign(pivots)
+            base.narrow(-1, 0, R.shape[-1]).mul_(signs.unsqueeze(-2))
+            base = base.to(Q.dtype).contiguous()
+        self.base = ordinary(base)
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
         X.diagonal(dim1=-2, dim2=-1).fill_(-1)
         return X
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, orthogonal_map={self.orthogonal_map}"
+
+
+def _check_shape(Q: Tensor, shape: torch.Size) -> None:
+    check_matrices("orthogonal", Q, "Q")
+    if Q.shape != shape:
+        wanted = f"a matrix or batch of matrices of shape {tuple(shape)}"
+        raise ValueError(f"orthogonal: expected {wanted}, got {tuple(Q.shape)}")
+
+
+def _is_orthogonal(Q: Tensor) -> bool:
+    """Whether the matrices are square and orthogonal as far as their dtype tells: they are kept as they
+    are.
+    """
+    n = Q.shape[-1]
+    if Q.shape[-2] != n or has_no_data(Q):
+        return False
+    precise = Q.to(torch.promote_types(Q.dtype, torch.float32))
+    E = precise.mH @ precise
+    E.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return bool(E.abs().amax() <= min(0.05, 10 * n * torch.finfo(Q.dtype).eps))
 
 
 class _FromRaw(SkewCayley):
@@ -185,10 +208,12 @@ class _FromRaw(SkewCayley):
     op: str = "orthogonal"
     remedy: str = "use_trivialization=True"
     registered = False
+    shape: torch.Size
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         if not self.registered:
             raise NotImplementedError
+        _check_shape(Q, self.shape)
         return super().right_inverse(Q)
 
 
@@ -211,7 +236,8 @@ def orthogonal(
     completed without random numbers; half types are computed in float32, which torch refuses.
 
     The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
-    1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller.
+    1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller, also
+    one that is loaded from here.
 
     Args:
         module: holds the tensor.
@@ -241,9 +267,11 @@ def orthogonal(
     if chosen is None:  # raises
         torch_parametrizations.orthogonal(module, name, orthogonal_map, use_trivialization=use_trivialization)
     assert chosen is not None and weight is not None
+    check_matrices("orthogonal", weight, name)
     made: _Orthogonal | _FromRaw
     if chosen == "cayley" and not use_trivialization:
         made = _FromRaw(alpha=-0.5, lower=True, signs=False)
+        made.shape = weight.shape
     else:
         made = _Orthogonal(weight, chosen, use_trivialization)
     parametrize.register_parametrization(module, name, made, unsafe=True)
@@ -251,7 +279,7 @@ def orthogonal(
     if before and use_trivialization:  # torch calls no inverse then, and Q_0 is the identity
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
-        made.base = identity.expand(*weight.shape[:-2], n, n).contiguous()
+        made.base = ordinary(identity.expand(*weight.shape[:-2], n, n).contiguous())
     return module
 
 

@@ -243,6 +243,51 @@ def test_maps_without_a_base():
         torch.testing.assert_close(layer.weight, Q)
 
 
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder"])
+def test_an_orthogonal_square_weight_is_kept_bit_for_bit(kind):
+    for dtype, n in ((torch.float32, 4), (torch.float32, 64), (torch.bfloat16, 64), (torch.complex64, 5)):
+        if dtype.is_complex and kind == "householder":
+            continue
+        Q, P = (haar(n, n, dtype=torch.complex128 if dtype.is_complex else F64).to(dtype) for _ in range(2))
+        layer = orthogonal(holder(Q.clone()), "weight", kind)
+        assert torch.equal(layer.weight, Q)
+        layer.weight = P
+        assert torch.equal(layer.weight, P)
+        layer.weight = torch.randn(n, n).to(dtype)  # the nearest in QR's sense
+        assert defect(layer.weight) < 40 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder"])
+def test_on_a_parametrized_tensor_in_inference_mode(kind):
+    layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.3)
+    with torch.inference_mode():
+        orthogonal(layer, "weight", kind)
+    layer.weight.sum().backward()
+    assert layer.parametrizations.weight.original.grad is not None
+
+
+def test_what_is_refused_before_any_change():
+    for kind in ("cayley", "matrix_exp", "householder"):
+        for trivialization in (True, False):
+            layer = nn.Module()
+            layer.register_buffer("weight", torch.eye(3).int())
+            with pytest.raises(ValueError, match=r"^orthogonal: expected weight of dtype .*, got int32$"):
+                orthogonal(layer, "weight", kind, use_trivialization=trivialization)
+            assert not parametrize.is_parametrized(layer)
+    for kind in ("cayley", "householder"):
+        layer = orthogonal(nn.Linear(4, 6), "weight", kind, use_trivialization=False)
+        for shape in ((3, 3), (1, 6, 4)):
+            with pytest.raises(
+                ValueError, match=r"^orthogonal: expected a matrix or batch .* shape \(6, 4\)"
+            ):
+                layer.weight = torch.eye(3).expand(shape) if shape == (3, 3) else torch.zeros(shape)
+    with pytest.raises(ValueError, match=r"^orthogonal: expected a real matrix, got one of dtype complex64$"):
+        layer.weight = torch.eye(6, 4) + 0j
+    with torch.device("meta"):
+        made = orthogonal(nn.Linear(4, 6), "weight", "householder", use_trivialization=False)
+    assert made.weight.shape == (6, 4)
+
+
 def test_errors_are_torchs():
     for call in (
         lambda f: f(nn.Linear(3, 3, dtype=torch.complex64), "weight", "householder"),
