@@ -36,7 +36,7 @@ test: tools
 	$(PY) -m fastparam
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m "not slow and not sanitize"
 
-# The tests that compile graphs or start processes, as many seconds as all others.
+# The tests that compile graphs, start processes or sweep over many matrices: more seconds than all others.
 slow: tools
 	$(BUILD) ".[$(EXTRAS)]"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m slow

@@ -116,11 +116,13 @@ def test_a_wheel_holds_every_module(source, tmp_path):
     assert result.stdout.strip() == str(site / "fastparam" / "__init__.py"), result.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_kind_of_build_is_refused():
     result = run(SETUP, "build_ext", FASTPARAM_BUILD="gpu")
     assert result.stderr.strip() == "fastparam: expected FASTPARAM_BUILD to be auto, cpu or cuda, got gpu"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch could build CUDA kernels")
 def test_a_cuda_build_says_what_is_missing():
     result = run(SETUP, "build_ext", FASTPARAM_BUILD="cuda")
@@ -169,6 +171,7 @@ def import_error(folder):
     return result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_build_for_another_torch_says_so(copy):
     built = copy / "fastparam" / "_built.py"
     built.write_text(built.read_text().replace(_built.torch, "2.0.1+cu118"))
@@ -177,6 +180,7 @@ def test_a_build_for_another_torch_says_so(copy):
     assert import_error(copy).startswith(expected)
 
 
+@pytest.mark.slow
 def test_a_library_that_does_not_load_is_never_a_bare_undefined_symbol(copy):
     (library,) = (copy / "fastparam").glob("_C*.so")
     library.write_bytes(b"not a library")
@@ -185,6 +189,7 @@ def test_a_library_that_does_not_load_is_never_a_bare_undefined_symbol(copy):
     )
 
 
+@pytest.mark.slow
 def test_an_unbuilt_tree_says_so(copy):
     (copy / "fastparam" / "_built.py").unlink()
     remedy = (
@@ -217,6 +222,7 @@ def test_the_distance_from_the_floor(tmp_path):
     assert all(float(cell) > 0 for line in lines for cell in line[2:6] if cell != "-")
 
 
+@pytest.mark.slow
 def test_the_self_check_names_the_op_that_is_wrong(tmp_path):
     code = (
         "import runpy, fastparam._ops as o, fastparam._reference as r; r.skew = r.symmetric; "

@@ -220,6 +220,7 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
     assert "--tool initcheck --error-exitcode 9" in (work / "sanitize.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_program_for_the_sanitizers_runs():
     program = ROOT / "benchmarks" / "gpu" / "every_kernel.py"
     result = subprocess.run(

@@ -39,6 +39,7 @@ def exact(f, X, G):
         return both_ways(f, X, G)
 
 
+@pytest.mark.slow
 @every_family
 @every_precision
 def test_square(family, dtype, device):
@@ -93,6 +94,7 @@ def test_a_batch_of_skew_and_other_matrices(device):
 # ---- tall matrices ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_tall_family
 @pytest.mark.parametrize("n, k", [(3, 1), (5, 4), (40, 7), (64, 32), (256, 32), (130, 100)])
 def test_tall(family, n, k, device):

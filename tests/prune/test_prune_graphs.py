@@ -82,6 +82,7 @@ def test_an_edit_in_place_is_an_error_in_backward():
 # ---- compile and trace -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_maker
 @pytest.mark.usefixtures("dynamo")
 def test_compile_and_export(kind):

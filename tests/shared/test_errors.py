@@ -116,6 +116,7 @@ def test_under_transforms(case, transform):
         run()
 
 
+@pytest.mark.slow
 @every_square
 @pytest.mark.usefixtures("dynamo")
 @pytest.mark.parametrize("wrong", ["shape", "dimensions", "dtype"])
@@ -245,6 +246,7 @@ COMPLEX_SENTENCE = (
 )
 
 
+@pytest.mark.slow
 def test_complex_warns_once_a_process():
     words = ("functional.skew", "functional.symmetric")
     ops = ("skew_adjoint", "skew")
@@ -255,6 +257,7 @@ def test_complex_warns_once_a_process():
     assert said.count(COMPLEX_SENTENCE) == 1, said
 
 
+@pytest.mark.slow
 def test_public_functions_warn_as_python_does():
     """A warning of Python, that a filter can make an error, and that names the line that called."""
     source = WARN.format(dtype="torch.complex64", functions="fastparam.functional.skew,")
@@ -267,6 +270,7 @@ def test_public_functions_warn_as_python_does():
     assert done.returncode == 1 and f"UserWarning: {COMPLEX_SENTENCE}" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_shows_a_warning_may_call_the_op():
     """Loggers do; an op that warned while it holds a lock would wait for itself."""
     done = python("""
@@ -278,6 +282,7 @@ fastparam.functional.skew(X)
     assert done.stdout.split() == ["torch.Size([3,", "3])"], done.stderr
 
 
+@pytest.mark.slow
 def test_real_dtypes_do_not_warn():
     functions = "fastparam.functional.skew, fastparam.functional.symmetric"
     loop = WARN.format(dtype="dtype", functions=functions).replace("\n", "\n    ")

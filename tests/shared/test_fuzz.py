@@ -82,6 +82,7 @@ def read_by(layout, n):
     return keep
 
 
+@pytest.mark.slow
 @every_layout
 def test_hostile_neighbours(layout):
     """More than 10^4 matrices: each has the bits that it has alone, whatever stands beside it; a harmless one

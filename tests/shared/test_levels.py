@@ -163,6 +163,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks on Linux")
 def test_fork():
     done = python(FORK, timeout=120)
@@ -189,11 +190,13 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_data_loader_workers():
     done = python(LOADER, timeout=120)
     assert done.stdout.strip() == "done", done.stderr
 
 
+@pytest.mark.slow
 def test_import_is_quiet():
     """Nothing printed, CUDA not initialised, no compiler and no test module imported."""
     source = """

@@ -151,6 +151,7 @@ def test_functional_gradients(form):
         torch.testing.assert_close(g, torch.stack([e, e]))
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.usefixtures("dynamo")
 def test_compile(form):
