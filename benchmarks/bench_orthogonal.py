@@ -186,7 +186,7 @@ def based(X: Tensor) -> Tensor:
 
 SQUARES = ((16, 16), (64, 64), (200, 200), (256, 256), (512, 512))
 OTHERS = ((22, 18), (18, 22), (220, 110), (240, 256), (512, 384), (900, 48), (64, 32, 32))
-LARGE = ((1024, 1024), (4096, 128))  # torch takes a second for each of the last
+LARGE = ((1024, 1024), (4096, 128))  # of the last, one call of torch takes seconds
 
 DEFAULT = Op(
     "trivialized_cayley (orthogonal)",

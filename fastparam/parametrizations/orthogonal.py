@@ -233,7 +233,7 @@ def orthogonal(
     ``"cayley"`` the matrix runs on fastparam's kernels and, without trivialization, is a
     :class:`~fastparam.SkewCayley`, which can be assigned to. ``"matrix_exp"``, :math:`Q_0 \exp(A)`, and
     ``"householder"``, a product of reflections, run on torch's functions. The n x n matrix :math:`Q_0` is
-    completed without random numbers; half types are computed in float32, which torch refuses.
+    completed without random numbers; half types are computed in float32.
 
     The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
     1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller, also
