@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary, has_torch_function_variadic
 from torch.utils.flop_counter import register_flop_formula
@@ -94,10 +93,10 @@ _CHECKS = {
 # compiler, a subclass, a mode) gets the op of the dispatcher, and so do arguments that pybind11 refuses, in
 # many lines: they are checked, one sentence each, and numbers of numpy become Python's.
 _ENTRY = """
-def make(check, direct, overload, is_compiling, has_torch_function):
+def make(check, direct, overload, traced, is_compiling, has_torch_function):
     def {name}({signature}):
         if is_compiling() or has_torch_function({tensors}){flags}:
-            return overload(*check({arguments}))
+            return traced(*check({arguments}))
         try:
             return direct({arguments})
         except (TypeError, NotImplementedError):
@@ -135,12 +134,19 @@ def entry(function: F) -> F:
             if p.annotation == "bool"
         ),
     )
+    overload = getattr(torch.ops.fastparam, name).default
+    exact = any(op.exact for op in OPS if op.name == name)
+
+    def traced(*values: Any) -> Any:
+        # ONNX knows torch's ops alone, and none for the inverse of a matrix, which only inexact ops need.
+        if exact and torch.onnx.is_in_onnx_export():
+            return decompositions()[overload](*values)
+        return overload(*values)
+
     scope: dict[str, Any] = {}
     exec(compile(source, f"<entry of {name}>", "exec"), scope)
     has_torch_function = has_torch_function_unary if len(tensors) == 1 else has_torch_function_variadic
-    made: F = scope["make"](
-        check, getattr(_C, name), getattr(torch.ops.fastparam, name).default, is_compiling, has_torch_function
-    )
+    made: F = scope["make"](check, getattr(_C, name), overload, traced, is_compiling, has_torch_function)
     for attribute in ("__module__", "__qualname__", "__doc__", "__annotations__", "__wrapped__"):
         setattr(made, attribute, getattr(function, attribute, function))
     return made
@@ -199,20 +205,6 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     return {op.overload: getattr(_reference, op.name) for op in OPS}
 
 
-def _register_for_onnx(op: Op) -> None:
-    """``torch.onnx.export(dynamo=True)`` looks for decompositions in torch's own table."""
-
-    @register_decomposition(op.overload)
-    def decomposed(*args: Any, **options: Any) -> Any:
-        return decompositions()[op.overload](*args, **options)
-
-    # Without this entry, fake tensors whose sizes are symbols run the decomposition in place of the op's own
-    # shape rule.
-    @register_decomposition(op.overload, type="meta")
-    def shape_rule(*args: Any, **options: Any) -> Any:
-        return op.overload(*args, **options)
-
-
 # ---- what looks at graphs --------------------------------------------------------------------------------
 
 
@@ -231,8 +223,6 @@ for _op in OPS:
         _register_vmap(_op.overload)
     if _op.flops:
         _register_flops(_op, _op.flops)
-    if _op.exact:  # ONNX has no inverse of a matrix
-        _register_for_onnx(_op)
 
 # Nodes of C++ have one type in Python, which torch knows for its own ops alone.
 with torch.inference_mode(False), torch.enable_grad():

@@ -191,7 +191,10 @@ def through_onnx(model, x, path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     batch = {0: torch.export.Dim("batch")}
-    program = torch.onnx.export(model.eval(), (x,), dynamo=True, verbose=False, dynamic_shapes=(batch,))
+    if isinstance(model, nn.Module):
+        program = torch.onnx.export(model.eval(), (x,), dynamo=True, verbose=False, dynamic_shapes=(batch,))
+    else:
+        program = torch.onnx.export(model, verbose=False)
     program.save(path)
     session = onnxruntime.InferenceSession(path)
     (Y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
@@ -209,6 +212,9 @@ def test_onnx(tmp_path):
     parametrize.register_parametrization(model[4], "weight", fastparam.Symmetric(lower=True))
     parametrize.register_parametrization(model[4], "weight", fastparam.Pruning(torch.ones(4) > 0))
     torch.testing.assert_close(through_onnx(model, x, tmp_path / "model.onnx"), model(x))
+    table = torch.export.default_decompositions() | fastparam.decompositions()
+    program = torch.export.export(model, (x,)).run_decompositions(table)
+    torch.testing.assert_close(through_onnx(program, x, tmp_path / "program.onnx"), model(x))
 
 
 class Packs(nn.Module):

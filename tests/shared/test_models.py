@@ -213,7 +213,8 @@ def test_compile(kind):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("dynamo")
-def test_training_step_compiled_by_inductor():
+def test_training_step_compiled_by_inductor(monkeypatch):
+    monkeypatch.setenv("CI", "1")  # there Inductor refuses ops whose decompositions are in torch's own table
     ours, eager = both_models()
     eager.load_state_dict(ours.state_dict())
     v = torch.randn(3, 4)
