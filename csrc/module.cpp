@@ -85,6 +85,10 @@ PYBIND11_MODULE(_C, m) {
         py::arg("lower") = false, py::arg("signs") = py::none());
   m.def("trivialized_cayley", direct<TrivializedCayley>(), py::arg("X"), py::arg("base"),
         py::arg("alpha") = 1.0, py::arg("lower") = false);
+  m.def("matrix_exp", direct<MatrixExp>(), py::arg("A"));
+  m.def("exp_frechet", direct<ExpFrechet>(), py::arg("A"), py::arg("E"));
+  m.def("skew_exp", direct<SkewExp>(), py::arg("X"), py::arg("lower") = false);
+  m.def("symmetric_exp", direct<SymmetricExp>(), py::arg("X"), py::arg("lower") = false);
 
   // For inverses, which do work of their own before an op is called.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),

@@ -59,4 +59,23 @@ struct TrivializedCayley : Op<TrivializedCayley, const Tensor&, double, bool> {
   static constexpr char name[] = "fastparam::trivialized_cayley";
 };
 
+struct MatrixExp : Op<MatrixExp> {
+  static constexpr char name[] = "fastparam::matrix_exp";
+};
+struct ExpFrechet : Op<ExpFrechet, const Tensor&> {
+  static constexpr char name[] = "fastparam::exp_frechet";
+};
+struct SkewExp : Op<SkewExp, bool> {
+  static constexpr char name[] = "fastparam::skew_exp";
+};
+struct SkewExpBackward : Op<SkewExpBackward, const Tensor&, bool> {
+  static constexpr char name[] = "fastparam::skew_exp_backward";
+};
+struct SymmetricExp : Op<SymmetricExp, bool> {
+  static constexpr char name[] = "fastparam::symmetric_exp";
+};
+struct SymmetricExpBackward : Op<SymmetricExpBackward, const Tensor&, bool> {
+  static constexpr char name[] = "fastparam::symmetric_exp_backward";
+};
+
 }  // namespace fastparam

@@ -59,6 +59,16 @@ def _backward(n: int, k: int) -> int:
     return 2 * _forward(n, k)
 
 
+def _exp(n: int, k: int) -> int:
+    """Four products, and no squaring: how many there are depends on the norm."""
+    return 8 * n**3
+
+
+def _frechet(n: int, k: int) -> int:
+    """Two products beside each."""
+    return 3 * _exp(n, k)
+
+
 OPS = (
     Op("symmetric", public=True, exact=True),
     Op("symmetric_adjoint", exact=True),
@@ -75,6 +85,12 @@ OPS = (
     Op("skew_cayley_packed_backward", flops=_backward),
     Op("stiefel_cayley", public=True, flops=_forward),
     Op("stiefel_cayley_backward", flops=_backward),
+    Op("matrix_exp", public=True, flops=_exp),
+    Op("exp_frechet", public=True, flops=_frechet),
+    Op("skew_exp", public=True, flops=_exp),
+    Op("skew_exp_backward", flops=_frechet),
+    Op("symmetric_exp", public=True, flops=_exp),
+    Op("symmetric_exp_backward", flops=_frechet),
     Op("trivialized_cayley", flops=lambda n, k: _forward(n, k) + 2 * n * n * k),
 )
 

@@ -56,8 +56,7 @@ def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
 
 
 def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None) -> Tensor:
-    T = X.tril(0 if X.is_complex() else -1) if lower else X.triu(0 if X.is_complex() else 1)
-    return cayley(T - T.mH, alpha, signs)
+    return cayley(_skew(X, lower), alpha, signs)
 
 
 def skew_cayley_backward(
@@ -108,6 +107,64 @@ def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool 
     if X.shape[-2] < X.shape[-1]:
         return trivialized_cayley(X.mT, base, alpha, lower).mT
     return matrix_product(base.to(X.dtype), stiefel_cayley(X, alpha, lower))
+
+
+_SQUARINGS = 16  # of matrices of norm 2^15
+
+
+def matrix_exp(A: Tensor) -> Tensor:
+    # torch.linalg.matrix_exp loses digits, in float64 some 40 times those of the kernels, and its derivative
+    # more. Nothing here asks for a value, so that it can be traced: a matrix is squared where it is due, and
+    # one of a larger norm is NaN.
+    A, dtype = A.to(torch.promote_types(A.dtype, torch.float32)), A.dtype
+    norm = A.detach().abs().sum(-1, keepdim=True).amax(-2, keepdim=True) if A.shape[-1] else A.real
+    squarings = norm.log2().ceil().add(1).clamp(0, _SQUARINGS)
+    I = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    A = torch.where(norm <= 2.0 ** (_SQUARINGS - 1), A * torch.exp2(-squarings), math.nan)
+    A2 = matrix_product(A, A)
+    powers = (A, A2, matrix_product(A2, A), matrix_product(A2, A2))
+    D = torch.zeros_like(A)
+    for block in (12, 8, 4, 0):  # the Taylor polynomial of degree 16, four terms at a time
+        D = matrix_product(D, powers[3])
+        for i, power in enumerate(powers, start=block + 1):
+            D = D + power / math.factorial(i)
+    for i in range(_SQUARINGS):
+        due = squarings > i
+        small = torch.where(due, D, 0)
+        D = torch.where(due, 2 * small + matrix_product(small, small), D)
+    return (D + I).to(dtype)
+
+
+def exp_frechet(A: Tensor, E: Tensor) -> Tensor:
+    n = A.shape[-1]
+    small = 2.0**-20  # leaves the norm of the block to A
+    wide, E = (X.to(torch.promote_types(X.dtype, torch.float32)) for X in (A, E))
+    left = torch.cat([wide, torch.zeros_like(wide)], -2)
+    L = matrix_exp(torch.cat([left, torch.cat([E * small, wide], -2)], -1))[..., :n, n:] / small
+    return L.to(A.dtype)
+
+
+def _skew(X: Tensor, lower: bool) -> Tensor:
+    T = X.tril(0 if X.is_complex() else -1) if lower else X.triu(0 if X.is_complex() else 1)
+    return T - T.mH
+
+
+def skew_exp(X: Tensor, lower: bool = False) -> Tensor:
+    return matrix_exp(_skew(X, lower))
+
+
+def skew_exp_backward(G: Tensor, X: Tensor, lower: bool = False) -> Tensor:
+    D = exp_frechet(_skew(X, lower).mH, G)
+    D = D - D.mH
+    return D.tril(0 if X.is_complex() else -1) if lower else D.triu(0 if X.is_complex() else 1)
+
+
+def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
+    return matrix_exp(symmetric(X, lower))
+
+
+def symmetric_exp_backward(G: Tensor, X: Tensor, lower: bool = False) -> Tensor:
+    return symmetric_adjoint(exp_frechet(symmetric(X, lower).mH, G), lower)
 
 
 def matrix_product(A: Tensor, B: Tensor) -> Tensor:

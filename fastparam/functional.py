@@ -1,18 +1,23 @@
 """The maps as pure functions."""
 
 from ._cayley import cayley, cayley_inverse, skew_cayley, skew_cayley_packed, stiefel_cayley
+from ._exponential import exp_frechet, matrix_exp, skew_exp, symmetric_exp
 from ._prune import masked_prune, pack_mask, unpack_mask
 from ._triangular import skew, symmetric
 
 __all__ = [
     "cayley",
     "cayley_inverse",
+    "exp_frechet",
     "masked_prune",
+    "matrix_exp",
     "pack_mask",
     "skew",
     "skew_cayley",
     "skew_cayley_packed",
+    "skew_exp",
     "stiefel_cayley",
     "symmetric",
+    "symmetric_exp",
     "unpack_mask",
 ]

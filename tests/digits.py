@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 from unittest import mock
 
@@ -167,6 +168,58 @@ def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
     return CayleyGradient.apply(G, A, alpha)
 
 
+# ---- the exponential
+
+
+def exp_pair(A: Tensor) -> Pair:
+    """exp(A) - I: the Taylor polynomial of degree 19 in blocks of 5, to 2^-80 where the norm is at most 1/2,
+    and squared.
+    """
+    norm = float(torch.linalg.matrix_norm(A).max()) if A.numel() else 0.0
+    s = max(0, math.frexp(norm)[1] + 1)
+    powers = [pair(identity(A)), pair(A * 2.0**-s)]
+    for i in range(2, 6):
+        powers.append(product(powers[i // 2], powers[i - i // 2]))
+
+    def block(b: int) -> Pair:
+        total = pair(torch.zeros_like(A))
+        for i in range(5):
+            if 5 * b + i:  # without I
+                high, low = INVERSE_FACTORIALS[5 * b + i]
+                total = add_pairs(total, add_pairs(times(powers[i], high), times(powers[i], low)))
+        return total
+
+    D = block(3)
+    for b in (2, 1, 0):
+        D = add_pairs(product(D, powers[5]), block(b))
+    for _ in range(s):
+        D = add_pairs(times(D, 2.0), product(D, D))
+    return D
+
+
+def _inverse_factorial(k: int) -> tuple[float, float]:
+    exact = Fraction(1, math.factorial(k))
+    return float(exact), float(exact - Fraction(float(exact)))
+
+
+INVERSE_FACTORIALS = [_inverse_factorial(k) for k in range(20)]
+
+
+class Exponential(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, A: Tensor) -> Tensor:
+        ctx.save_for_backward(A)
+        return sum(add_pairs(exp_pair(A), pair(identity(A))))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, G: Tensor) -> Tensor:
+        (A,) = ctx.saved_tensors
+        AH, n = A.mH, A.shape[-1]
+        block = torch.cat([torch.cat([AH, torch.zeros_like(A)], -2), torch.cat([G, AH], -2)], -1)
+        return sum(exp_pair(block))[..., :n, n:]
+
+
 class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, A: Tensor, B: Tensor) -> Tensor:
@@ -184,6 +237,7 @@ BY_MORE = {
     "cayley": cayley,
     "cayley_backward": cayley_backward,
     "cayley_gradient": cayley_gradient,
+    "matrix_exp": Exponential.apply,
     "matrix_product": Product.apply,
 }
 

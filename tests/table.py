@@ -65,6 +65,7 @@ class Case:
     before: Callable[[Tensor], Tensor] = lambda X: X
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
     smallest: int = 0  # order of the matrices it can give
+    largest: int = SIZES[-1]  # order at which its gradient is tried
     composite: bool = False  # made of other ops, which stand in graphs and save tensors in its place
     static: bool = False  # symbolic sizes become constants of a graph
 
@@ -321,7 +322,47 @@ def _cayley() -> list[Case]:
     ]
 
 
-CASES = [*_triangular(), *_prune(), *_cayley()]
+def quarter(X: Tensor) -> Tensor:
+    """Matrices whose exponentials a half type can hold."""
+    return X / 4 if X.dtype in (*REAL, *COMPLEX) else X
+
+
+def _exponential() -> list[Case]:
+    def case(name: str, word: str, *others: Any, **more: Any) -> Case:
+        return Case(
+            name=name,
+            op=getattr(ops, word).default,
+            reference=getattr(reference, word),
+            others=others,
+            public=getattr(fastparam.functional, word, None),
+            linear=False,
+            before=quarter,
+            **{"saved": 1, **more},
+        )
+
+    # their derivatives are exponentials of twice the order
+    second: dict[str, Any] = {"tensors": 2, "saved": 2, "largest": 33}
+    pairs = [
+        (
+            case(f"{word}-{'lower' if lower else 'upper'}", word, lower),
+            case(
+                f"{word}-{'lower' if lower else 'upper'}_backward",
+                f"{word}_backward",
+                lower,
+                **second,
+            ),
+        )
+        for word in ("skew_exp", "symmetric_exp")
+        for lower in (False, True)
+    ]
+    return [
+        case("matrix_exp", "matrix_exp", argument="A"),
+        case("exp_frechet", "exp_frechet", argument="A", **second),
+        *(made for pair in pairs for made in pair),
+    ]
+
+
+CASES = [*_triangular(), *_prune(), *_cayley(), *_exponential()]
 NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune_packing.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -338,6 +379,10 @@ AS_BEFORE = (
     "symmetric_adjoint-lower",
     "skew-lower",
     "skew_adjoint-lower",
+    "skew_exp-lower",
+    "skew_exp-lower_backward",
+    "symmetric_exp-lower",
+    "symmetric_exp-lower_backward",
     "masked_prune-row",
     "masked_prune-column",
 )

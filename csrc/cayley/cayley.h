@@ -40,19 +40,6 @@ inline void check_square_map(const char* op, const char* argument, const Tensor&
   check_alpha(op, alpha);
 }
 
-// A further tensor like the one called `name`.
-inline void check_like(const char* op, const char* argument, const Tensor& t, const char* name,
-                       const Tensor& X) {
-  check_strided(op, argument, t);
-  TORCH_CHECK_VALUE(t.sym_sizes() == X.sym_sizes(), op, ": expected ", argument, " of the shape of ", name,
-                    " ", shape(X), ", got ", shape(t));
-  TORCH_CHECK_VALUE(t.scalar_type() == X.scalar_type(), op, ": expected ", argument, " of the dtype of ",
-                    name, ", ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
-                    c10::getDtypeNames(t.scalar_type()).first);
-  TORCH_CHECK_VALUE(t.device() == X.device(), op, ": expected ", argument, " on the device of ", name, ", ",
-                    X.device(), ", got ", t.device());
-}
-
 // G beside the output Q of the forward op.
 inline void check_gradient(const char* op, const Tensor& G, const Tensor& Q, double alpha) {
   check_square_map(op, "Q", Q, alpha);
@@ -133,9 +120,6 @@ Tensor dense(const Signs& signs, const Tensor& Q);
 
 // Half types are computed in float32.
 namespace expression {
-
-// Conjugated for good: a kernel that torch.compile calls does not see the lazy conjugation of mH.
-inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
 
 Tensor plus_identity(const Tensor& Q);
 

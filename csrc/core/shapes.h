@@ -54,6 +54,26 @@ inline void check_square(const char* op, const char* argument, const Tensor& X) 
   check_dtype(op, argument, X);
 }
 
+// A further tensor like the one called `name`.
+inline void check_like(const char* op, const char* argument, const Tensor& t, const char* name,
+                       const Tensor& X) {
+  check_strided(op, argument, t);
+  TORCH_CHECK_VALUE(t.sym_sizes() == X.sym_sizes(), op, ": expected ", argument, " of the shape of ", name,
+                    " ", shape(X), ", got ", shape(t));
+  TORCH_CHECK_VALUE(t.scalar_type() == X.scalar_type(), op, ": expected ", argument, " of the dtype of ",
+                    name, ", ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
+                    c10::getDtypeNames(t.scalar_type()).first);
+  TORCH_CHECK_VALUE(t.device() == X.device(), op, ": expected ", argument, " on the device of ", name, ", ",
+                    X.device(), ", got ", t.device());
+}
+
+namespace expression {
+
+// Conjugated for good: a kernel that torch.compile calls does not see the lazy conjugation of mH.
+inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
+
+}  // namespace expression
+
 // Outputs are contiguous whatever the strides of the input.
 inline Tensor empty_like_contiguous(const Tensor& X) { return X.new_empty_symint(X.sym_sizes()); }
 

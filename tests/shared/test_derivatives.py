@@ -48,6 +48,8 @@ def test_gradient_over_sizes_and_dtypes(case, device):
     for dtype in REAL + COMPLEX:
         for batch in BATCHES if dtype == torch.float32 else ((3,),):
             for n in orders(batch)[case.smallest :]:  # from order 0 on
+                if n > case.largest:
+                    break
                 X = case.inputs(*batch, n=n, dtype=dtype, device=device)
                 G = torch.randn_like(X[0])
                 case.check_values(lambda f, *X, G=G: torch.autograd.grad(f(*X), X, G.to(X[0].dtype)), X)

@@ -3,13 +3,11 @@
 
 #include <cstdint>
 
+#include "../../core/cpu/dense/widen.h"
 #include "../../core/cpu/simd.h"
 #include "../layout.h"
 
 namespace fastparam::cpu {
-
-template <class T>
-using compute_t = std::conditional_t<sizeof(T) == 2, float, T>;  // half types are computed in float32
 
 // Q = (I + aA)^-1 (I - aA) D.
 template <class T>

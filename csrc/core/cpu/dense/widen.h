@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace fastparam::cpu {
+
+template <class T>
+using compute_t = std::conditional_t<sizeof(T) == 2, float, T>;
 
 constexpr int64_t kChunkBytes = 65536;  // of float32 at a time
 

@@ -1,0 +1,138 @@
+// Tiny matrices: as many side by side as a vector has lanes, element (i, j) of all in one vector.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "prefetch.h"
+
+namespace fastparam::cpu {
+
+constexpr int kLargestLanes = 32;  // orders up to this can be served
+
+template <class T, int Bytes>
+struct SideBySide {
+  static constexpr int L = Bytes / sizeof(T);
+  static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a tile, which is of 4 x 4 registers or fewer
+  using V = Vec<T, L>;
+
+  const int n;
+  const int stride = n > 8 ? n | 1 : n;  // odd: one of whole kilobytes would use few sets of the first cache
+  // Of the entries, in memory's order; of what columns have one of.
+  int32_t place[kLargestLanes * kLargestLanes], packed_place[kLargestLanes * kLargestLanes / 2];
+  int32_t column_place[kLargestLanes];
+
+  FASTPARAM_INLINE explicit SideBySide(int64_t n) : n(static_cast<int>(n)) {
+    int e = 0, packed = 0;
+    for (int i = 0; i < this->n; ++i) {
+      column_place[i] = i;
+      for (int j = 0; j < this->n; ++j) {
+        place[e++] = i * stride + j;
+        if (j > i) packed_place[packed++] = i * stride + j;
+      }
+    }
+  }
+
+  // ---- in and out: tiles of L entries of L matrices, transposed. The last tile overlaps the one before.
+
+  // x: `live` matrices of `size` entries, one after the other. What they lack to L repeats the last. F: of
+  // whole matrices, factors of the columns, or null.
+  FASTPARAM_INLINE void gather(const T* x, int size, int live, const int32_t* place, V* S,
+                               const V* F = nullptr) const {
+    T few[L * L + L];
+    if (size < L) {  // vectors reach over the end of a matrix
+      std::memcpy(few, x, live * size * sizeof(T));
+      x = few;
+    }
+    for (int e = 0; e < size; e += L) {
+      const int first = std::max(0, std::min(e, size - L));
+      const T* p = x + first;
+      V t[L];
+      if (live == L) {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) t[l] = load<V>(p + l * size);
+      } else {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) t[l] = load<V>(p + std::min(l, live - 1) * size);
+      }
+      transpose<T, L>(t);
+      const V* const factors = F ? F + first % n : nullptr;
+      if (first + L <= size) {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) S[place[first + l]] = F ? t[l] * factors[l] : t[l];
+      } else {
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l)
+          if (l < size) S[place[l]] = F ? t[l] * factors[l] : t[l];
+      }
+    }
+  }
+
+  // F: of whole matrices, factors of the columns; otherwise all are the first.
+  FASTPARAM_INLINE void scatter(const V* S, const V* F, int size, int live, const int32_t* place,
+                                T* y) const {
+    T few[L * L + L];
+    T* const to = size < L ? few : y;
+    for (int e = 0; e < size; e += L) {
+      const int first = std::max(0, std::min(e, size - L));
+      const V* const factors = F + first % n;
+      V t[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) t[l] = S[place[std::min(first + l, size - 1)]] * factors[l];
+      transpose<T, L>(t);
+      T* p = to + first;
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l)
+        if (l < live)
+          store(p + l * size, t[l]);  // what reaches over the end of a matrix is written again with the next
+    }
+    if (size < L) std::memcpy(y, few, live * size * sizeof(T));
+  }
+
+  // ---- products
+
+  // I x J elements of O = A B, or A^T B, or with Add of O + A B.
+  template <bool Transposed, bool Add, int I, int J>
+  FASTPARAM_INLINE void product_tile(const V* A, const V* B, V* O, int i, int j) const {
+    V sum[I][J] = {};
+    if constexpr (Add)
+#pragma GCC unroll 16
+      for (int r = 0; r < I; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < J; ++c) sum[r][c] = O[(i + r) * stride + j + c];
+    for (int k = 0; k < n; ++k) {
+      V b[J];
+#pragma GCC unroll 16
+      for (int c = 0; c < J; ++c) b[c] = B[k * stride + j + c];
+#pragma GCC unroll 16
+      for (int r = 0; r < I; ++r) {
+        const V a = Transposed ? A[k * stride + i + r] : A[(i + r) * stride + k];
+#pragma GCC unroll 16
+        for (int c = 0; c < J; ++c) sum[r][c] += a * b[c];
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < I; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < J; ++c) O[(i + r) * stride + j + c] = sum[r][c];
+  }
+
+  template <bool Transposed, bool Add = false>
+  FASTPARAM_INLINE void product(const V* A, const V* B, V* O, Prefetch& next) const {
+    constexpr int I = kColumns, J = 4;
+    int i = 0;
+    for (; i + I <= n; i += I) {
+      next.tick();
+      int j = 0;
+      for (; j + J <= n; j += J) product_tile<Transposed, Add, I, J>(A, B, O, i, j);
+      for (; j < n; ++j) product_tile<Transposed, Add, I, 1>(A, B, O, i, j);
+    }
+    for (; i < n; ++i) {
+      int j = 0;
+      for (; j + J <= n; j += J) product_tile<Transposed, Add, 1, J>(A, B, O, i, j);
+      for (; j < n; ++j) product_tile<Transposed, Add, 1, 1>(A, B, O, i, j);
+    }
+  }
+};
+
+}  // namespace fastparam::cpu

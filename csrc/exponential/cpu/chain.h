@@ -1,0 +1,144 @@
+// One matrix, padded: its sums and products at the CPU's level, by strips that threads share where it is
+// large.
+#pragma once
+
+#include "recurrence.h"
+#include "steps.h"
+
+namespace fastparam::cpu {
+
+constexpr int64_t kHalfOrder = 33;  // from this order on products of known symmetry are made by halves
+
+template <class T>
+class Chain : Recurrence<Chain<T>, T> {
+  friend class Recurrence<Chain<T>, T>;
+  using Base = Recurrence<Chain<T>, T>;
+  using Base::dual_, Base::structure_, Base::known;
+
+  const Order order_;
+  T* const memory_;
+
+ public:
+  Chain(int64_t n, Structure structure, bool with_derivative, T* memory)
+      : Base(structure, with_derivative),
+        order_(Order::of<T>(n)),
+        memory_(memory) {}
+  static int64_t scratch_bytes(int64_t n, bool with_derivative) {
+    return (with_derivative ? 2 : 1) * kMatrices * Order::of<T>(n).size() * static_cast<int64_t>(sizeof(T));
+  }
+
+  using Base::expand;
+  const Order& order() const { return order_; }
+  T* at(Matrix M) const { return memory_ + ((M.derivative ? kMatrices : 0) + M.i) * order_.size(); }
+  void transpose(Matrix M, Matrix O) const { transpose(at(M), at(O), T(1)); }
+  void mirror(Matrix O, T sign) const { transpose(at(O), at(O), sign); }
+
+  // Of A = value(0) and E = derivative(0), whose columns beyond n are zero. Returns i: value(i) is exp(A) -
+  // I, derivative(i) the derivative along E.
+  int run() const {
+    const Norms<T> norms = norms_of(0);
+    if (norms.not_finite != 0) {
+      std::fill_n(memory_, (dual_ ? 2 : 1) * kMatrices * order_.size(), std::numeric_limits<T>::quiet_NaN());
+      return 4;
+    }
+    const int squarings = polynomial(norms);
+    int D = 4;
+    for (int i = 1; i <= squarings; ++i) {
+      D = this->square(D);
+      if (structure_ != Structure::skew || squarings <= kHarmless) continue;
+      if (i % kPolished != 0 && i != squarings) continue;
+      this->polish(D);
+      make(value(D), {{T(1), 0}}, false);
+    }
+    return D;
+  }
+
+ private:
+  bool shared() const { return order_.n >= kParallelOrder; }
+
+  void make(Matrix O, Terms<T> terms, bool) const { make(O, terms, nullptr, nullptr, false); }
+  void make(Matrix O, Terms<T> terms, Matrix A, Matrix B, bool half) const {
+    make(O, terms, at(A), at(B), half && order_.n >= kHalfOrder);
+  }
+  void make(Matrix O, Terms<T> terms, const T* A, const T* B, bool half) const {
+    Sum<T> sum{order_, at(O), 0, {}, {}, A, B, half};
+    for (const Term<T>& term : terms)
+      sum.terms[sum.count] = at({O.derivative, term.i}), sum.factors[sum.count++] = term.factor;
+    run_tasks<SumBody<T>>(shared(), strips_of(order_.width), static_cast<const Sum<T>*>(&sum));
+  }
+  void complete(Matrix O, int sign) const {
+    if (order_.n >= kHalfOrder) mirror(O, static_cast<T>(sign));
+  }
+  void transpose(const T* M, T* O, T sign) const {
+    run_tasks<TransposeBody<T>>(shared(), strips_of(order_.n), &order_, M, O, sign);
+  }
+  void add_to_diagonal(Matrix O, T x) const {
+    for (int64_t i = 0; i < order_.n; ++i) at(O)[i * (order_.stride + 1)] += x;
+  }
+  void clear_diagonal(Matrix O) const {
+    for (int64_t i = 0; i < order_.n; ++i) at(O)[i * (order_.stride + 1)] = 0;
+  }
+
+  Norms<T> norms_of(int i) const {
+    Norms<T> norms;
+    run_simd<NormsBody<T>>(&order_, static_cast<const T*>(at(value(i))), &norms);
+    return norms;
+  }
+  // A bound of the 2-norm of A from its power: the singular values of a skew matrix come in pairs.
+  T bound(int i, int power) const {
+    const T squares = norms_of(i).squares;
+    return std::pow(structure_ == Structure::skew ? squares / 2 : squares, T(0.5) / power);
+  }
+
+  // What A -> A / 2^s makes of a power of A. E stays: it stands for E / 2^s.
+  void scale(int i, int power, int s) const {
+    if (s == 0) return;
+    make(value(i), {{std::ldexp(T(1), -power * s), i}}, false);
+    if (dual_ && power > 1) make(derivative(i), {{std::ldexp(T(1), -(power - 1) * s), i}}, false);
+  }
+
+  // The fewest products, by a bound of the norm. Returns s.
+  int polynomial(const Norms<T>& norms) const {
+    const auto& known_polynomials = polynomials(structure_, T());
+    const int before = norms.largest > 0 ? std::max(0, std::ilogb(norms.largest) + 1 - kLargestExponent) : 0;
+    scale(0, 1, before);
+    this->second_power();
+    const T first = bound(0, 1), second = bound(1, 2);
+    T norm = known() ? second : std::min(first, std::max(second, std::cbrt(second * second * first)));
+    if (before == 0 && norm <= known_polynomials.theta8) {
+      this->degree8(known_polynomials.v8);
+      return 0;
+    }
+
+    this->third_power();
+    if (before == 0 && norm <= known_polynomials.theta12) {
+      this->degree12(known_polynomials.v12);
+      return 0;
+    }
+    norm = std::min(norm, known() ? bound(2, 3) : std::max(second, bound(2, 3)));
+    if constexpr (sizeof(T) == 4) {
+      const T theta = known_polynomials.theta12;
+      if (known() && order_.n >= kHalfOrder && norm > theta) {
+        make(value(3), {}, value(2), value(2), true);
+        complete(value(3), 1);
+        norm = std::min(norm, bound(3, 6));
+      }
+      const int s = scale_powers(3, norm, theta);
+      this->degree12(known_polynomials.v12);
+      return before + s;
+    } else {
+      this->sixth_power();
+      if (known()) norm = std::min(norm, bound(3, 6));
+      const int s = scale_powers(4, norm, known_polynomials.theta18);
+      this->degree18(known_polynomials.v18);
+      return before + s;
+    }
+  }
+  int scale_powers(int count, T norm, T theta) const {
+    const int s = norm > theta ? static_cast<int>(std::ceil(std::log2(norm / theta) - T(1e-6))) : 0;
+    for (int i = 0; i < count; ++i) scale(i, i == 3 ? 6 : i + 1, s);
+    return s;
+  }
+};
+
+}  // namespace fastparam::cpu

@@ -1,0 +1,46 @@
+// The exponentials on CPU, and their registration.
+#include "../exponential.h"
+
+#include <ATen/EmptyTensor.h>
+
+#include "../register.h"
+#include "batch.h"
+
+namespace fastparam {
+namespace {
+
+using cpu::Structure;
+
+// X and the direction G, which exp itself has not.
+Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
+  Tensor out = at::detail::empty_cpu(X.sizes(), X.options());
+  if (out.numel() == 0) return out;
+  const Tensor dense_X = X.contiguous(), dense_G = G ? G->contiguous() : Tensor();
+  const int64_t n = X.size(-1), batch = X.numel() / (n * n);
+  with_real_type(X.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    run_batch(cpu::Exponential<T>{dense_X.const_data_ptr<T>(), G ? dense_G.const_data_ptr<T>() : nullptr,
+                                  out.mutable_data_ptr<T>(), n, batch, structure, lower});
+  });
+  return out;
+}
+
+Tensor matrix_exp(const Tensor& A) { return run(A, nullptr, Structure::general, false); }
+Tensor exp_frechet(const Tensor& A, const Tensor& E) { return run(A, &E, Structure::general, false); }
+Tensor skew_exp(const Tensor& X, bool lower) { return run(X, nullptr, Structure::skew, lower); }
+Tensor skew_exp_backward(const Tensor& G, const Tensor& X, bool lower) {
+  return run(X, &G, Structure::skew, lower);
+}
+Tensor symmetric_exp(const Tensor& X, bool lower) { return run(X, nullptr, Structure::symmetric, lower); }
+Tensor symmetric_exp_backward(const Tensor& G, const Tensor& X, bool lower) {
+  return run(X, &G, Structure::symmetric, lower);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastparam, CPU, m) {
+  register_exponential<matrix_exp, exp_frechet, skew_exp, skew_exp_backward, symmetric_exp,
+                       symmetric_exp_backward>(m);
+}
+
+}  // namespace fastparam

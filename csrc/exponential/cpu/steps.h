@@ -1,0 +1,147 @@
+// What the exponential is made of: sums of matrices with a product, transposes, norms; all of padded
+// matrices, whose columns beyond n are zero. Each runs at the CPU's level, its strips among threads where
+// orders are large.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "../../core/cpu/dense/product.h"
+#include "../../core/cpu/dense/threads.h"
+#include "recurrence.h"
+
+namespace fastparam::cpu {
+
+struct Order {
+  int64_t n, width, stride;  // width: whole vectors
+
+  template <class T>
+  static Order of(int64_t n) {
+    const Padded<T> padded(n, vector_bytes() / sizeof(T));
+    return {n, padded.width, padded.stride};
+  }
+  int64_t size() const { return width * stride; }  // rows are filled up as columns are
+};
+
+// O = the sum of factor * term, + A B. With `half` the result is symmetric, or skew: what lies left of the
+// diagonal's blocks is not made.
+template <class T>
+struct Sum {
+  Order order;
+  T* O;
+  int count;
+  const T* terms[kMostTerms];
+  T factors[kMostTerms];
+  const T *A, *B;  // null: no product
+  bool half;
+};
+
+template <class T>
+struct SumBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Sum<T>* sum, int64_t begin, int64_t end) {
+    constexpr int64_t kStep = Product<T, Bytes>::kTile * Product<T, Bytes>::W;
+    const auto [n, width, stride] = sum->order;
+    const int64_t strips = strips_of(width);
+    for (int64_t task = begin; task < end; ++task) {
+      // Halves grow with the strip: threads, which take neighbours, get a long one with each short one.
+      const int64_t strip = !sum->half ? task : task % 2 == 0 ? task / 2 : strips - 1 - task / 2;
+      const int64_t j = strip * kStrip, last = std::min(j + kStrip, width);
+      const int64_t rows = sum->half ? std::min(last, n) : n;
+      add_terms<Bytes>(*sum, rows, j, last);
+      if (!sum->A) continue;
+      if (strips > 1) {
+        multiply<T, Bytes, false>(sum->A, stride, sum->B + j, stride, sum->O + j, stride, rows, n, last - j,
+                                  true);
+        continue;
+      }
+      const Product<T, Bytes> product{sum->A, stride, sum->B, stride, sum->O, stride, n, true};
+      if (!sum->half) product.template run<false>(0, n, 0, width);
+      else
+        for (int64_t c = 0; c < width; c += kStep)
+          product.template run<false>(0, std::min(c + kStep, n), c, std::min(c + kStep, width));
+    }
+  }
+
+  template <int Bytes>
+  static FASTPARAM_INLINE void add_terms(const Sum<T>& sum, int64_t rows, int64_t j, int64_t last) {
+    switch (sum.count) {
+      case 0: return add<Bytes, 0>(sum, rows, j, last);
+      case 1: return add<Bytes, 1>(sum, rows, j, last);
+      case 2: return add<Bytes, 2>(sum, rows, j, last);
+      case 3: return add<Bytes, 3>(sum, rows, j, last);
+      case 4: return add<Bytes, 4>(sum, rows, j, last);
+      case 5: return add<Bytes, 5>(sum, rows, j, last);
+      case 6: return add<Bytes, 6>(sum, rows, j, last);
+    }
+  }
+  template <int Bytes, int Count>
+  static FASTPARAM_INLINE void add(const Sum<T>& sum, int64_t rows, int64_t j, int64_t last) {
+    constexpr int W = Bytes / sizeof(T);
+    using V = Vec<T, W>;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t e = i * sum.order.stride + j; e < i * sum.order.stride + last; e += W) {
+        V v{};
+#pragma GCC unroll 6
+        for (int t = 0; t < Count; ++t) v += sum.factors[t] * load<V>(sum.terms[t] + e);
+        store(sum.O + e, v);
+      }
+  }
+};
+
+// Tiles of W x W: O = the transpose of M; or, where O is M, what lies below the diagonal becomes `sign` times
+// what lies above it.
+template <class T>
+struct TransposeBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Order* order, const T* M, T* O, T sign, int64_t begin, int64_t end) {
+    constexpr int W = Bytes / sizeof(T);
+    using V = Vec<T, W>;
+    const auto [n, width, stride] = *order;
+    for (int64_t r = begin * kStrip; r < std::min(end * kStrip, n); r += W)
+      for (int64_t c = O == M ? r : 0; c < n; c += W) {
+        V t[W];
+        for (int l = 0; l < W; ++l) t[l] = load<V>(M + (r + l) * stride + c);
+        transpose<T, W>(t);
+        if (O == M && r == c) {
+          for (int l = 1; l < W; ++l)
+            for (int q = 0; q < l; ++q) O[(c + l) * stride + r + q] = sign * t[l][q];
+        } else {
+          for (int l = 0; l < W; ++l) store(O + (c + l) * stride + r, sign * t[l]);
+        }
+      }
+  }
+};
+
+// sums: of the squares of the entries; and 0, or NaN where one is not finite. Returns also the largest.
+template <class T>
+struct Norms {
+  T squares, not_finite, largest;
+};
+template <class T>
+struct NormsBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Order* order, const T* M, Norms<T>* norms) {
+    constexpr int W = Bytes / sizeof(T);
+    using V = Vec<T, W>;
+    using Bits = Vec<typename UIntOf<sizeof(T)>::type, W>;
+    const Bits magnitude = ~Bits{} >> 1;
+    V squares[2] = {}, zero{}, largest{};
+    for (int64_t i = 0; i < order->n; ++i)
+      for (int64_t j = 0; j < order->width; j += W) {
+        const V v = load<V>(M + i * order->stride + j);
+        squares[j / W % 2] += v * v;
+        zero += v * T(0);
+        const V size = bit_cast<V>(bit_cast<Bits>(v) & magnitude);
+        largest = size > largest ? size : largest;
+      }
+    *norms = {};
+    for (int l = 0; l < W; ++l) {
+      norms->squares += squares[0][l] + squares[1][l];
+      norms->not_finite += zero[l];
+      norms->largest = std::max(norms->largest, largest[l]);
+    }
+  }
+};
+
+}  // namespace fastparam::cpu
