@@ -10,8 +10,9 @@ from . import parametrizations as parametrizations  # noqa: E402
 from ._built import version as __version__  # noqa: E402
 from ._cayley import CayleyMap, SkewCayley  # noqa: E402
 from ._cayley_inverse import NotOrthogonalError  # noqa: E402
-from ._exponential import MatrixExponential  # noqa: E402
+from ._exponential import MatrixExponential, PositiveDefinite, SkewExponential  # noqa: E402
 from ._fold import fold  # noqa: E402
+from ._logarithm import NotPositiveDefiniteError  # noqa: E402
 from ._ops import decompositions  # noqa: E402
 from ._prune_module import Pruning, PruningParametrization  # noqa: E402
 from ._triangular import Skew, Symmetric  # noqa: E402
@@ -20,10 +21,13 @@ __all__ = [
     "CayleyMap",
     "MatrixExponential",
     "NotOrthogonalError",
+    "NotPositiveDefiniteError",
+    "PositiveDefinite",
     "Pruning",
     "PruningParametrization",
     "Skew",
     "SkewCayley",
+    "SkewExponential",
     "Symmetric",
     "__version__",
     "decompositions",

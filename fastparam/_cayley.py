@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._arguments import (
     check_flag,
@@ -16,11 +16,11 @@ from ._arguments import (
     check_number,
     check_square,
     check_tensor,
-    ordinary,
 )
-from ._cayley_inverse import checked_orthogonal, inverse_with_signs
+from ._cayley_inverse import inverse_with_signs
 from ._ops import entry
 from ._sharding import beside, whole
+from ._signed import Signed
 
 
 @entry
@@ -213,63 +213,24 @@ def _nonzero(op: str, alpha: float) -> float:
 # ---- modules ---------------------------------------------------------------------------------------------
 
 
-class _Signed(nn.Module):
-    """Q = map(X) D: with the diagonal D of signs every orthogonal matrix is an image."""
+class _CayleyMap(Signed):
+    """Q = map(X) D by a Cayley map."""
 
-    signs: Tensor | None
     alpha: float
-    with_signs: bool
-    op: str  # what errors call it
-    remedy: str = "signs=True"  # what reaches the matrices that the map alone does not
 
     def __init__(self, alpha: float, signs: bool) -> None:
-        alpha, with_signs = _nonzero(self.op, alpha), check_flag(self.op, "signs", signs)
-        super().__init__()
-        self.alpha, self.with_signs = alpha, with_signs
-        self.register_buffer("signs", None)
+        alpha = _nonzero(self.op, alpha)
+        super().__init__(signs)
+        self.alpha = alpha
 
-    def reset_parameters(self) -> None:
-        """Makes all signs positive: what deferred initialisation (the meta device, then ``to_empty``)
-        calls.
-        """
-        if self.signs is not None:
-            with torch.no_grad():
-                self.signs.fill_(1)
-
-    def _inverse(self, Q: Tensor) -> Tensor:
-        """Returns A1 over B of the tall Q, and changes the signs that do not serve."""
-        shape = (*Q.shape[:-2], Q.shape[-1])
-        if self.with_signs and self.signs is None:
-            self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))
-        signs = self.signs
-        if signs is not None:
-            if signs.shape != shape:
-                raise ValueError(
-                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, "
-                    f"got {shape}"
-                )
-            for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
-                if theirs != ours:
-                    raise ValueError(
-                        f"{self.op}: expected Q {of} {plain(ours)}, as its signs are, got {plain(theirs)}"
-                    )
-        X, changed = inverse_with_signs(
-            self.op, checked_orthogonal(self.op, Q.detach()), Q.dtype, self.alpha, signs, self.remedy
-        )
-        if changed is not None:
-            # Another tensor: graphs and state dicts that hold the one before keep it.
-            self.signs = ordinary(changed)
-        return X
+    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return inverse_with_signs(self.op, Q, dtype, self.alpha, signs, self.remedy)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
 
 
-def plain(thing: object) -> str:
-    return str(thing).removeprefix("torch.")
-
-
-class CayleyMap(_Signed):
+class CayleyMap(_CayleyMap):
     r"""Maps skew-symmetric matrices to orthogonal ones: parametrization by
     :func:`~fastparam.functional.cayley`, after :class:`Skew`.
 
@@ -348,7 +309,7 @@ class CayleyMap(_Signed):
         return order + super().extra_repr() + ", signs=True" * self.with_signs
 
 
-class SkewCayley(_Signed):
+class SkewCayley(_CayleyMap):
     r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_cayley`, :class:`Skew`
     and :class:`CayleyMap` fused.
 

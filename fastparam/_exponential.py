@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from ._arguments import check_square
+from ._arguments import check_flag, check_matrices, check_square, has_no_data
+from ._cayley_inverse import NotOrthogonalError, checked_orthogonal
+from ._logarithm import is_symmetric, skew_logarithm, symmetric_logarithm
 from ._ops import entry
+from ._sharding import beside, whole
+from ._signed import Signed
+from ._without_autocast import without_autocast
 
 
 @entry
@@ -123,10 +129,77 @@ def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
     """
 
 
+_CLOSED_FORM = 0.4, 64  # k / n up to which, and n from which, n x n matrices cost more
+
+
+def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
+    r"""Returns tall matrices with orthonormal columns, or wide ones with orthonormal rows: columns of the
+    exponential of a skew-symmetric matrix.
+
+    .. math:: Q = \exp(A) \begin{bmatrix} I \\ 0 \end{bmatrix}, \qquad A = \begin{bmatrix} A_1 & -B^H \\ B & 0
+        \end{bmatrix}
+
+    A1 is made of a triangle of the upper k rows of the n x k matrix X, B are the others. Where k is at most
+    0.4 n, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b I, 0]] of order 2k and any positive b, Q is
+    the upper left block of exp(Z) over B times its lower left one, divided by b. That is computed in double
+    precision. Square matrices are those of :func:`skew_exp`. Made of differentiable operations.
+
+    Args:
+        X: tensor of shape :math:`(*, n, k)`; float32, float64, bfloat16 or float16 (computed in float32), or
+            complex. The wide are treated as their transposes.
+        lower: make A1 of the lower triangle, as torch's ``orthogonal`` and geotorch do.
+
+    Raises:
+        ValueError: ``X`` has fewer than two dimensions, or an integer dtype.
+        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+
+    Source: Edelman, Arias and Smith, The geometry of algorithms with orthogonality constraints, 1998.
+
+    Example:
+        >>> Q = fastparam.functional.stiefel_exp(torch.randn(5, 3))
+        >>> torch.allclose(Q.mT @ Q, torch.eye(3), atol=1e-6)
+        True
+    """
+    check_matrices("stiefel_exp", X, "X")
+    lower = check_flag("stiefel_exp", "lower", lower)
+    if X.shape[-2] == X.shape[-1]:
+        return skew_exp(X, lower)
+    wide = X.shape[-2] < X.shape[-1]
+    with without_autocast(X):
+        tall = whole(X.mT if wide else X).to(torch.promote_types(X.dtype, torch.float32))
+        Q = _tall(tall, lower).to(X.dtype)
+    return (Q.mT if wide else Q).contiguous()
+
+
+def _tall(X: Tensor, lower: bool) -> Tensor:
+    n, k = X.shape[-2:]
+    T, B = X[..., :k, :], X[..., k:, :]
+    T = T.tril() if lower else -T.triu().mH
+    most, least = _CLOSED_FORM
+    if k > most * n or n <= least:
+        padded = nn.functional.pad(torch.cat([T, B], -2), (0, n - k))
+        return skew_exp(padded, True)[..., :k]
+    double = torch.complex128 if X.is_complex() else torch.float64
+    T, C = T.to(double), B.to(double)
+    S = C.mH @ C
+    size = torch.linalg.matrix_norm(S.detach(), keepdim=True).sqrt()
+    b = torch.where(size > 1e-150, size.clamp_min(1e-150).log2().round().exp2(), 1).to(double)
+    I = torch.eye(k, dtype=double, device=X.device)
+    left = torch.cat([T - T.mH, b * I], -2)
+    E = matrix_exp(torch.cat([left, torch.cat([-S / b, torch.zeros_like(S)], -2)], -1))[..., :k]
+    return torch.cat([E[..., :k, :], C @ (E[..., k:, :] / b)], -2).to(X.dtype)
+
+
+# ---- modules ---------------------------------------------------------------------------------------------
+
+
 class MatrixExponential(nn.Module):
     r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite.
 
     .. math:: \exp(X) = \sum_{i \ge 0} X^i / i!
+
+    After :class:`Skew` or :class:`Symmetric`; :class:`SkewExponential` and :class:`PositiveDefinite` are both
+    in one. An orthogonal matrix of determinant 1, or a positive definite one, can be assigned.
 
     Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
 
@@ -140,5 +213,184 @@ class MatrixExponential(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Returns the exponential of ``X``, of shape (..., n, n)."""
-        check_square("matrix_exp", X)
         return matrix_exp(X)
+
+    def right_inverse(self, Y: Tensor) -> Tensor:
+        """Returns the principal logarithm of ``Y``: skew-symmetric of an orthogonal matrix of determinant 1,
+        symmetric of a positive definite one.
+
+        Raises:
+            NotOrthogonalError: ``Y`` is neither orthogonal nor symmetric; a ValueError. Nothing is changed.
+            NotPositiveDefiniteError: ``Y`` is symmetric and neither; a ValueError.
+            ValueError, TypeError: as :func:`~fastparam.functional.matrix_exp`; or ``Y`` is orthogonal of
+                determinant -1.
+        """
+        check_square("MatrixExponential", Y, "Y")
+        Y = Y.detach()
+        try:
+            precise = checked_orthogonal("MatrixExponential", Y)
+        except NotOrthogonalError:
+            if not is_symmetric(Y):
+                raise
+            return symmetric_logarithm("MatrixExponential", Y).to(Y.dtype)
+        if not has_no_data(Y) and not Y.is_complex() and bool((torch.linalg.det(precise) < 0).any()):
+            raise _determinant("MatrixExponential", "SkewExponential()")
+        return skew_logarithm(precise).to(Y.dtype)
+
+
+def _determinant(op: str, remedy: str) -> ValueError:
+    return ValueError(
+        f"{op}: expected a matrix of determinant 1, got one of determinant -1, "
+        f"which the exponential does not reach without {remedy}"
+    )
+
+
+class SkewExponential(Signed):
+    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_exp`, :class:`Skew`
+    and :class:`MatrixExponential` fused.
+
+    .. math:: Q = \exp(A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
+
+    A tall weight gets orthonormal columns, a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_exp`). A square weight that is orthogonal on registration is kept,
+    as far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+
+    The exponential alone has the determinant 1. The diagonal D of signs, a buffer ``signs`` of shape (..., n)
+    of square weights, reaches the others: it is kept and read as that of :class:`SkewCayley`. Tall and wide
+    weights cannot be assigned to: :class:`SkewCayley` and the trivialized ``orthogonal`` can.
+
+    Args:
+        lower: keep the free parameters in the lower triangle instead of the upper.
+        signs: without them D = I, and matrices of determinant -1 cannot be assigned.
+
+    Raises:
+        TypeError: ``lower`` or ``signs`` is not a bool.
+
+    Source: Lezcano-Casado and Martinez-Rubio, Cheap orthogonal constraints in neural networks, 2019.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.SkewExponential())
+        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(4), atol=1e-6)
+        True
+        >>> layer.weight = -torch.eye(4)
+    """
+
+    lower: bool
+    op: str = "SkewExponential"
+
+    def __init__(self, lower: bool = False, signs: bool = True) -> None:
+        lower = check_flag(self.op, "lower", lower)
+        super().__init__(signs)
+        self.lower = lower
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
+        the signs.
+        """
+        Q = stiefel_exp(X, self.lower)
+        signs = beside(X, self.signs)
+        if signs is None:
+            return Q
+        negative = (signs.real if signs.is_complex() else signs) < 0
+        return torch.where(negative.unsqueeze(-2), -Q, Q)
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, of the square ``Q``: the
+        principal logarithm, and zeros where it is not read. A matrix whose present signs do not serve gets
+        others.
+
+        Raises:
+            NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
+            NotImplementedError: ``Q`` is not square.
+            ValueError, TypeError: as :func:`~fastparam.functional.skew_exp`; or ``Q`` needs signs, and there
+                are none.
+        """
+        check_matrices(self.op, Q, "Q")
+        if Q.shape[-2] != Q.shape[-1]:
+            raise NotImplementedError(
+                f"{self.op}: only square weights can be assigned; SkewCayley and the orthogonal of "
+                f"parametrizations take tall and wide ones, got {tuple(Q.shape)}"
+            )
+        X = self._inverse(Q)
+        X.diagonal(dim1=-2, dim2=-1).div_(2)  # of complex matrices counted twice by T - T^H
+        return (X.tril() if self.lower else X.triu()).to(Q.dtype)
+
+    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if has_no_data(Q):
+            return torch.zeros_like(Q), None
+        changed = None
+        if signs is not None:
+            kept = torch.where((signs.real if signs.is_complex() else signs) < 0, -1.0, 1.0).to(Q.dtype)
+            Q = Q * kept.unsqueeze(-2)
+        if not Q.is_complex():
+            mirrored = torch.linalg.det(Q) < 0
+            if mirrored.any():
+                if signs is None:
+                    raise _determinant(self.op, self.remedy)
+                # the column that has least to lose
+                column = Q.diagonal(dim1=-2, dim2=-1).argmin(-1, keepdim=True)
+                flips = torch.ones_like(kept).scatter(
+                    -1, column, torch.where(mirrored, -1.0, 1.0).unsqueeze(-1).to(kept)
+                )
+                Q, changed = Q * flips.unsqueeze(-2), (kept * flips).to(signs.dtype)
+        return skew_logarithm(Q), changed
+
+    def extra_repr(self) -> str:
+        return ", ".join(["lower=True"] * self.lower + ["signs=False"] * (not self.with_signs))
+
+
+class PositiveDefinite(nn.Module):
+    r"""Makes a weight symmetric positive definite: parametrization by
+    :func:`~fastparam.functional.symmetric_exp`, :class:`Symmetric` and :class:`MatrixExponential` fused.
+
+    .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
+
+    On the CPU symmetric bit for bit. Positive definite in floating point while :math:`e^{2 \|A\|} < 1 /
+    \epsilon`: for norms below 8 in float32 and 18 in float64, whatever computes it. A weight that is positive
+    definite on registration is kept; any other becomes the free parameter ``X`` as it stands.
+
+    Args:
+        lower: keep the free parameters in the lower triangle instead of the upper.
+
+    Raises:
+        TypeError: ``lower`` is not a bool.
+
+    Source: Arsigny et al., Geometric means in a novel vector space structure on symmetric positive-definite
+    matrices, 2007.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.PositiveDefinite())
+        >>> torch.linalg.eigvalsh(layer.weight).min() > 0
+        tensor(True)
+        >>> layer.weight = 2 * torch.eye(4)
+    """
+
+    lower: bool
+
+    def __init__(self, lower: bool = False) -> None:
+        super().__init__()
+        self.lower = check_flag("PositiveDefinite", "lower", lower)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns the positive definite matrices of ``X``, of shape (..., n, n)."""
+        return symmetric_exp(X, self.lower)
+
+    def right_inverse(self, P: Tensor) -> Tensor:
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = P`, up to rounding: the triangle of the logarithm,
+        and zeros where it is not read.
+
+        Raises:
+            NotPositiveDefiniteError: ``P`` is not symmetric, not positive definite, or not finite; a
+                ValueError. Nothing is changed.
+            ValueError, TypeError: as :func:`~fastparam.functional.symmetric_exp`; or ``P`` is complex.
+        """
+        check_square("PositiveDefinite", P, "P")
+        if P.is_complex():
+            raise ValueError("PositiveDefinite: expected a real matrix to assign, got a complex one")
+        A = symmetric_logarithm("PositiveDefinite", P.detach())
+        return (A.tril() if self.lower else A.triu()).to(P.dtype)
+
+    def extra_repr(self) -> str:
+        return "lower=True" if self.lower else ""

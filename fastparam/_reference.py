@@ -128,11 +128,12 @@ def matrix_exp(A: Tensor) -> Tensor:
         D = matrix_product(D, powers[3])
         for i, power in enumerate(powers, start=block + 1):
             D = D + power / math.factorial(i)
+    P = D + I
     for i in range(_SQUARINGS):
         due = squarings > i
-        small = torch.where(due, D, 0)
-        D = torch.where(due, 2 * small + matrix_product(small, small), D)
-    return (D + I).to(dtype)
+        small = torch.where(due, P, 0)
+        P = torch.where(due, matrix_product(small, small), P)
+    return P.to(dtype)
 
 
 def exp_frechet(A: Tensor, E: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
 
 
 def exp_pair(A: Tensor) -> Pair:
-    """exp(A) - I: the Taylor polynomial of degree 19 in blocks of 5, to 2^-80 where the norm is at most 1/2,
+    """exp(A): the Taylor polynomial of degree 19 in blocks of 5, to 2^-80 where the norm is at most 1/2,
     and squared.
     """
     norm = float(torch.linalg.matrix_norm(A).max()) if A.numel() else 0.0
@@ -192,9 +192,10 @@ def exp_pair(A: Tensor) -> Pair:
     D = block(3)
     for b in (2, 1, 0):
         D = add_pairs(product(D, powers[5]), block(b))
+    P = add_pairs(D, pair(identity(A)))
     for _ in range(s):
-        D = add_pairs(times(D, 2.0), product(D, D))
-    return D
+        P = product(P, P)
+    return P
 
 
 def _inverse_factorial(k: int) -> tuple[float, float]:
@@ -209,7 +210,7 @@ class Exponential(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, A: Tensor) -> Tensor:
         ctx.save_for_backward(A)
-        return sum(add_pairs(exp_pair(A), pair(identity(A))))
+        return sum(exp_pair(A))
 
     @staticmethod
     @once_differentiable

@@ -153,7 +153,11 @@ def _cayley() -> list[Form]:
             partial(haar, *SQUARE, dtype=torch.float32, det=-1),
             ("1.signs",),
         ),
-        "MatrixExponential": (fastparam.MatrixExponential, None, ()),
+        "MatrixExponential": (
+            fastparam.MatrixExponential,
+            partial(haar, *SQUARE, dtype=torch.float32, det=1),
+            (),
+        ),
     }
     for name, (module, image, buffers) in after_skew.items():
         forms.append(
@@ -163,10 +167,42 @@ def _cayley() -> list[Form]:
                 chain(fastparam.Skew, module),
                 image=image,
                 buffers=buffers,
-                by_torch=name == "MatrixExponential",
                 **close,
             )
         )
+    return forms
+
+
+def positive_weight() -> Tensor:
+    X = torch.randn(4, 6)
+    return (X @ X.mT / 6 + 0.1 * torch.eye(4)).triu() + (X @ X.mT / 6).triu(1).mT
+
+
+def is_positive(W: Tensor) -> bool:
+    return torch.equal(W, W.mT) and bool(torch.linalg.eigvalsh(W.double()).min() > 0)
+
+
+def _exponential() -> list[Form]:
+    close = {"holds": is_orthogonal, "tolerance": 1e-5}
+    forms = []
+    for name, shape in (("square", SQUARE), ("tall", TALL), ("wide", WIDE)):
+        square = shape == SQUARE
+        for signs in (True, False):
+            det = -1 if signs else 1
+            forms.append(
+                Form(
+                    f"SkewExponential-{name}{'-plain' * (not signs)}",
+                    shape,
+                    chain(partial(fastparam.SkewExponential, lower=signs, signs=signs)),
+                    image=partial(haar, *shape, dtype=torch.float32, det=det) if square else None,
+                    buffers=("0.signs",) * (signs and square),
+                    **close,
+                )
+            )
+    for lower in (False, True):
+        verb = partial(fastparam.parametrizations.positive_definite, lower=lower)
+        name = f"PositiveDefinite{'-lower' * lower}"
+        forms.append(Form(name, SQUARE, verb, is_positive, positive_weight, tolerance=1e-5))
     return forms
 
 
@@ -177,10 +213,14 @@ def _torchs_maps() -> list[Form]:
         householder = partial(orthogonal, orthogonal_map="householder", use_trivialization=False)
         for word, register, buffers in (
             ("default", orthogonal, ("0.base",)),
+            ("exponential", partial(orthogonal, orthogonal_map="matrix_exp"), ("0.base",)),
             ("householder-plain", householder, ()),
         ):
+            by_torch = (word != "exponential" and shape != SQUARE) or word == "householder-plain"
             full = f"orthogonal-{name}-{word}"
-            forms.append(Form(full, shape, register, near_orthogonal, image, buffers, 1e-5, by_torch=True))
+            forms.append(
+                Form(full, shape, register, near_orthogonal, image, buffers, 1e-5, by_torch=by_torch)
+            )
     return forms
 
 
@@ -211,6 +251,6 @@ def _pruned() -> list[Form]:
     ]
 
 
-FORMS = [*_linear(), *_cayley(), *_torchs_maps(), *_pruned()]
+FORMS = [*_linear(), *_cayley(), *_exponential(), *_torchs_maps(), *_pruned()]
 every_form = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 every_assignable = pytest.mark.parametrize("form", [f for f in FORMS if f.image], ids=lambda form: form.name)

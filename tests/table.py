@@ -32,11 +32,12 @@ BATCHES = ((), (1,), (3,), (2, 3))
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
-def orders(batch: tuple[int, ...]) -> tuple[int, ...]:
+def orders(batch: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
     """Orders of the matrices of a batch: large ones in two of them, for how a batch is shaped shows at the
-    small ones.
+    small ones, and of real dtypes, for complex ones have no path of ours.
     """
-    return SIZES if batch in ((), (3,)) else SIZES[: SIZES.index(33) + 1]
+    large = batch in ((), (3,)) and not dtype.is_complex
+    return SIZES if large else SIZES[: SIZES.index(33) + 1]
 
 
 def as_tuple(X: Any) -> tuple[Any, ...]:

@@ -26,12 +26,12 @@ Tensor OfSymmetric::collapse(const Tensor& G, bool lower) { return SymmetricAdjo
 
 namespace {
 
-Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())); }
+Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())).contiguous(); }
 
-// exp(A) - I: the Taylor polynomial of degree 16 of A / 2^s, four terms at a time, squared where a matrix is
+// exp(A): the Taylor polynomial of degree 16 of A / 2^s, four terms at a time, squared where a matrix is
 // to be. The host asks once how often: torch's own, which asks too, loses digits, in double some 40 times
 // these.
-Tensor exp_minus_identity(const Tensor& A) {
+Tensor by_squaring(const Tensor& A) {
   const Tensor norm = A.abs().sum(-1, /*keepdim=*/true).amax(-2, /*keepdim=*/true);
   const Tensor squarings = norm.log2().ceil().add(1).clamp_min(0);
   const auto most = static_cast<int64_t>(at::where(norm.isfinite(), squarings, 0).max().item<double>());
@@ -46,20 +46,21 @@ Tensor exp_minus_identity(const Tensor& A) {
     D = at::matmul(D, powers[3]);
     for (int i = 1; i <= 4; ++i) D = D + powers[i - 1] * inverse[block + i];
   }
-  for (int64_t i = 0; i < most; ++i) D = at::where(squarings > i, 2 * D + at::matmul(D, D), D);
-  return D;
+  Tensor P = D + at::eye(A.size(-1), A.options());
+  for (int64_t i = 0; i < most; ++i) P = at::where(squarings > i, at::matmul(P, P), P);
+  return P;
 }
 
-// exp [[A, E], [0, A]] has the derivative in its upper right block. E is made smaller than 1 by a power of
-// two: the norm of the block decides how often it is squared.
+// exp [[A, E], [0, A]] has the derivative in its upper right block. A power of two makes E small, which
+// leaves the norm of the block, and so how often it is squared, to A.
 Tensor frechet(const Tensor& A, const Tensor& E) {
   if (A.numel() == 0) return E;
   const int64_t n = A.size(-1);
-  const Tensor exponents = std::get<1>(at::frexp(E.abs().amax({-2, -1}, /*keepdim=*/true)));
+  const Tensor exponents = std::get<1>(at::frexp(E.abs().amax({-2, -1}, /*keepdim=*/true))) + 20;
   const Tensor small = at::ldexp(E, -exponents);
   const Tensor left = at::cat({A, at::zeros_like(A)}, -2), right = at::cat({small, A}, -2);
-  const Tensor D = exp_minus_identity(at::cat({left, right}, -1));
-  return at::ldexp(D.narrow(-2, 0, n).narrow(-1, n, n), exponents);
+  const Tensor P = by_squaring(at::cat({left, right}, -1));
+  return at::ldexp(P.narrow(-2, 0, n).narrow(-1, n, n), exponents);
 }
 
 template <class Map>
@@ -76,8 +77,7 @@ Tensor gradient(const Tensor& G, const Tensor& X, bool lower) {
 
 Tensor matrix_exp(const Tensor& A) {
   if (A.numel() == 0) return empty_like_contiguous(A);
-  const Tensor D = exp_minus_identity(precise(A));
-  return (D + at::eye(A.size(-1), D.options())).to(A.scalar_type()).contiguous();
+  return by_squaring(precise(A)).to(A.scalar_type()).contiguous();
 }
 Tensor exp_frechet(const Tensor& A, const Tensor& E) {
   return frechet(precise(A), precise(E)).to(A.scalar_type()).contiguous();

@@ -3,7 +3,7 @@ geotorch's for linear maps.
 """
 
 from ._checkpoints import from_torch
-from .orthogonal import orthogonal, skew, symmetric
+from .orthogonal import orthogonal, positive_definite, skew, symmetric
 from .prune import (
     custom_from_mask,
     global_unstructured,
@@ -23,6 +23,7 @@ __all__ = [
     "l1_unstructured",
     "ln_structured",
     "orthogonal",
+    "positive_definite",
     "random_structured",
     "random_unstructured",
     "remove",

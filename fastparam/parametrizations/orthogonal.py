@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from functools import partial
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
-from .._cayley import SkewCayley, plain, trivialized_cayley
+from .._cayley import SkewCayley, trivialized_cayley
+from .._exponential import PositiveDefinite, SkewExponential, stiefel_exp
 from .._sharding import beside
+from .._signed import plain
 from .._triangular import Skew, Symmetric
+from .._without_autocast import without_autocast
 from ._layers import check_held
 
 M = TypeVar("M", bound=nn.Module)
@@ -75,11 +77,30 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
     return module
 
 
-def _exponential(X: Tensor) -> Tensor:
-    n, k = X.shape[-2:]
-    T = nn.functional.pad(X.tril(), (0, n - k))
-    Q: Tensor = torch.matrix_exp(T - T.mH)[..., :k]
-    return Q
+def positive_definite(module: M, name: str = "weight", lower: bool = False) -> M:
+    r"""Makes ``module.<name>`` symmetric positive definite; returns the module.
+
+    .. math:: P = \exp(\mathrm{triu}(X) + \mathrm{triu}(X, 1)^T)
+
+    Args:
+        module: holds the tensor.
+        name: of the parameter or buffer. A positive definite one is kept.
+        lower: keep the free parameters in the lower triangle instead of the upper.
+
+    Raises:
+        ValueError: the module has no such tensor, or it is not a batch of square matrices.
+        TypeError: ``module`` is not a module, or ``lower`` not a bool.
+
+    Source: :class:`fastparam.PositiveDefinite`.
+
+    Example:
+        >>> layer = fastparam.parametrizations.positive_definite(torch.nn.Linear(4, 4))
+        >>> torch.linalg.eigvalsh(layer.weight).min() > 0
+        tensor(True)
+    """
+    check_held("positive_definite", module, name)
+    parametrize.register_parametrization(module, name, PositiveDefinite(lower))
+    return module
 
 
 def _householder(X: Tensor) -> Tensor:
@@ -91,7 +112,10 @@ def _householder(X: Tensor) -> Tensor:
     return Q
 
 
-_MAPS: dict[str, Callable[[Tensor], Tensor]] = {"matrix_exp": _exponential, "householder": _householder}
+_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "matrix_exp": partial(stiefel_exp, lower=True),
+    "householder": _householder,
+}
 
 
 class _Orthogonal(nn.Module):
@@ -116,9 +140,7 @@ class _Orthogonal(nn.Module):
             return trivialized_cayley(X, base, -0.5, True)
         check_matrices("orthogonal", X, "X")
         wide, dtype = X.shape[-2] < X.shape[-1], torch.promote_types(X.dtype, torch.float32)
-        device = X.device.type
-        # Autocast would round the products.
-        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
+        with without_autocast(X):
             Q = _MAPS[self.orthogonal_map]((X.mT if wide else X).to(dtype))
             Q = Q if base is None else base.to(dtype) @ Q
         return (Q.mT if wide else Q).to(X.dtype).contiguous()
@@ -126,12 +148,16 @@ class _Orthogonal(nn.Module):
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
         """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is
-        not orthogonal. Without a base, the reflections of that matrix.
+        not orthogonal. Without a base, the reflections of that matrix, or its logarithm.
         """
         if self.orthogonal_map == "matrix_exp" and not self.use_trivialization:
-            raise NotImplementedError(
-                "orthogonal: the matrix exponential cannot be assigned to without use_trivialization=True"
-            )
+            if not self.registered or self.shape[-2] != self.shape[-1]:
+                raise NotImplementedError(
+                    "orthogonal: the matrix exponential of a weight that is not square cannot be assigned to "
+                    "without use_trivialization=True"
+                )
+            _check_shape(Q, self.shape)
+            return _Logarithm(lower=True, signs=False).right_inverse(Q)
         _check_shape(Q, self.shape)
         wide = Q.shape[-2] < Q.shape[-1]
         if self.use_trivialization and self.base is not None:
@@ -200,6 +226,13 @@ def _is_orthogonal(Q: Tensor) -> bool:
     return bool(E.abs().amax() <= min(0.05, 10 * n * torch.finfo(Q.dtype).eps))
 
 
+class _Logarithm(SkewExponential):
+    """The inverse of the exponential without trivialization."""
+
+    op: str = "orthogonal"
+    remedy: str = "use_trivialization=True"
+
+
 class _FromRaw(SkewCayley):
     """A SkewCayley that, as torch's ``orthogonal`` without trivialization, takes the weight on registration
     for the raw X.
@@ -227,13 +260,13 @@ def orthogonal(
     r"""Makes ``module.<name>`` orthogonal, its columns (rows, if it is wide) orthonormal; returns the module.
 
     .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2), \qquad A = \mathrm{tril}(X) - \mathrm{tril}(X)^H \qquad
-    \text{("cayley")}
+    \text{("cayley")}, \qquad Q = Q_0 \exp(A) \quad \text{("matrix\_exp")}
 
-    The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`. With
-    ``"cayley"`` the matrix runs on fastparam's kernels and, without trivialization, is a
-    :class:`~fastparam.SkewCayley`, which can be assigned to. ``"matrix_exp"``, :math:`Q_0 \exp(A)`, and
-    ``"householder"``, a product of reflections, run on torch's functions. The n x n matrix :math:`Q_0` is
-    completed without random numbers; half types are computed in float32.
+    The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`.
+    ``"cayley"`` and ``"matrix_exp"`` run on fastparam's kernels and can be assigned to without
+    trivialization: ``"cayley"`` is a :class:`~fastparam.SkewCayley` then, and a square ``"matrix_exp"`` takes
+    every matrix of determinant 1. ``"householder"``, a product of reflections, runs on torch's functions. The
+    n x n matrix :math:`Q_0` is completed without random numbers; half types are computed in float32.
 
     The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
     1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller, also

@@ -231,10 +231,33 @@ def test_sentences_of_orthogonal():
 
 
 def test_maps_without_a_base():
-    """The exponential has no inverse, as in torch; the reflections of a finite matrix are found."""
-    layer = orthogonal(nn.Linear(4, 4), "weight", "matrix_exp", use_trivialization=False)
-    with pytest.raises(NotImplementedError, match=r"^orthogonal: the matrix exponential cannot be assigned"):
-        layer.weight = torch.eye(4)
+    """The logarithm of a square matrix, and the reflections of a finite one, are found."""
+    for dtype in (torch.float32, F64, torch.complex64):
+        layer = orthogonal(
+            holder(torch.randn(4, 4, dtype=dtype)), "weight", "matrix_exp", use_trivialization=False
+        )
+        raw = layer.parametrizations.weight.original.detach().clone()
+        Q = haar(2, 4, 4, dtype=dtype, det=None if dtype.is_complex else 1)[0]
+        layer.weight = Q
+        torch.testing.assert_close(layer.weight, Q, rtol=0, atol=1e-5)
+        assert not torch.equal(layer.parametrizations.weight.original, raw)
+        for W, sentence in (
+            (Q[:2], r"^orthogonal: expected a matrix or batch of matrices of shape \(4, 4\), got \(2, 4\)$"),
+            (2 * Q, r"^orthogonal: expected a matrix with orthonormal rows and columns, got one with max"),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                layer.weight = W
+    with pytest.raises(
+        ValueError, match=r"-1, which the exponential does not reach without use_trivialization"
+    ):
+        orthogonal(nn.Linear(2, 2), "weight", "matrix_exp", use_trivialization=False).weight = torch.eye(
+            2
+        ).flip(0)
+    layer = orthogonal(nn.Linear(4, 6), "weight", "matrix_exp", use_trivialization=False)
+    with pytest.raises(
+        NotImplementedError, match=r"weight that is not square cannot be assigned to without use_"
+    ):
+        layer.weight = torch.eye(6, 4)
     layer = orthogonal(nn.Linear(4, 6), "weight", "householder", use_trivialization=False)
     with pytest.raises(ValueError, match=r"^orthogonal: expected a finite matrix, got one with nan or inf$"):
         layer.weight = torch.full((6, 4), float("nan"))
@@ -330,5 +353,5 @@ def test_matrix_exponential():
             rtol=0,
             atol=4 * torch.finfo(dtype).eps,
         )
-    with pytest.raises(ValueError, match=r"^matrix_exp: expected X of shape"):
+    with pytest.raises(ValueError, match=r"^matrix_exp: expected A of shape"):
         fastparam.MatrixExponential()(torch.zeros(3, 4))

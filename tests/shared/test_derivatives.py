@@ -47,7 +47,7 @@ def test_gradcheck(case, batch, dtype, device):
 def test_gradient_over_sizes_and_dtypes(case, device):
     for dtype in REAL + COMPLEX:
         for batch in BATCHES if dtype == torch.float32 else ((3,),):
-            for n in orders(batch)[case.smallest :]:  # from order 0 on
+            for n in orders(batch, dtype)[case.smallest :]:  # from order 0 on
                 if n > case.largest:
                     break
                 X = case.inputs(*batch, n=n, dtype=dtype, device=device)

@@ -93,7 +93,12 @@ def test_nothing_is_listed_that_is_no_op():
 
 def test_functions_are_the_public_ops_and_those_made_of_torchs_own():
     public = {op.name for op in _ops.OPS if op.public}
-    assert set(fastparam.functional.__all__) - public == {"cayley_inverse"}
+    assert set(fastparam.functional.__all__) - public == {
+        "cayley_inverse",
+        "log_orthogonal",
+        "log_positive_definite",
+        "stiefel_exp",
+    }
     assert public <= set(fastparam.functional.__all__)
 
 

@@ -167,9 +167,14 @@ def test_nodes_are_nodes_of_torch(case):
     assert isinstance(case.bind(case.entry)(*case.inputs()).grad_fn, torch.autograd.graph.Node)
 
 
-def test_flops_of_every_cayley_op():
-    """Of a square matrix one product forward and two backward; of a tall one those of its blocks."""
-    assert {op.name for op in OPS if op.flops} == {op.name for op in OPS if "cayley" in op.name}
+def test_flops_of_every_op_with_products():
+    """Of a square matrix one product forward and two backward, of a tall one those of its blocks; of an
+    exponential four, and three times as many.
+    """
+    families = ("cayley", "exp")
+    assert {op.name for op in OPS if op.flops} == {
+        op.name for op in OPS if any(family in op.name for family in families)
+    }
     F, square, tall = fastparam.functional, 2 * 5**3, 4 * 6 * 4 * 4 + 2 * 4**3
     for f, shape, expected in (
         (F.skew_cayley, (3, 5, 5), 3 * square),
@@ -177,13 +182,17 @@ def test_flops_of_every_cayley_op():
         (F.cayley, (5, 5), square),
         (F.stiefel_cayley, (2, 10, 4), 2 * tall),
         (F.stiefel_cayley, (4, 10), tall),
+        (F.matrix_exp, (5, 5), 4 * square),
+        (F.skew_exp, (3, 5, 5), 12 * square),
+        (F.symmetric_exp, (5, 5), 4 * square),
     ):
         X = torch.randn(shape, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
             Y = f(X)
             forward = counter.get_total_flops()
             Y.sum().backward()
-        assert (forward, counter.get_total_flops()) == (expected, 3 * expected), f.__name__
+        both = (4 if "exp" in f.__name__ else 3) * expected
+        assert (forward, counter.get_total_flops()) == (expected, both), f.__name__
     for batch in (0, 1, 3):
         with FlopCounterMode(display=False) as counter:
             torch.vmap(F.skew_cayley_packed)(torch.randn(batch, 10))

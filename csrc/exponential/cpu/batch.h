@@ -47,7 +47,7 @@ class OfMatrix {
       else if (call_.structure == Structure::symmetric) chain_.mirror(value(result), 1);
     }
     In* const to = call_.out + m * n_ * n_;
-    if (!call_.G) write_plus_identity(chain_.at(value(result)), to);
+    if (!call_.G) write(chain_.at(value(result)), to);
     else if (known) write_triangle(chain_.at(derivative(result)), chain_.at(value(0)), to);
     else write(chain_.at(derivative(result)), to);
   }
@@ -65,10 +65,6 @@ class OfMatrix {
   void write(const T* L, In* to) const {
     for (int64_t i = 0; i < n_; ++i)
       for (int64_t j = 0; j < n_; ++j) to[i * n_ + j] = static_cast<In>(L[i * stride_ + j]);
-  }
-  void write_plus_identity(T* D, In* to) const {
-    for (int64_t i = 0; i < n_; ++i) D[i * (stride_ + 1)] += T(1);
-    write(D, to);
   }
   // The adjoint of mirroring: an entry of the triangle takes its own gradient and that of its image.
   void write_triangle(const T* L, const T* images, In* to) const {

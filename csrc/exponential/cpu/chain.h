@@ -33,8 +33,8 @@ class Chain : Recurrence<Chain<T>, T> {
   void transpose(Matrix M, Matrix O) const { transpose(at(M), at(O), T(1)); }
   void mirror(Matrix O, T sign) const { transpose(at(O), at(O), sign); }
 
-  // Of A = value(0) and E = derivative(0), whose columns beyond n are zero. Returns i: value(i) is exp(A) -
-  // I, derivative(i) the derivative along E.
+  // Of A = value(0) and E = derivative(0), whose columns beyond n are zero. Returns i: value(i) is exp(A),
+  // derivative(i) the derivative along E.
   int run() const {
     const Norms<T> norms = norms_of(0);
     if (norms.not_finite != 0) {
@@ -43,6 +43,7 @@ class Chain : Recurrence<Chain<T>, T> {
     }
     const int squarings = polynomial(norms);
     int D = 4;
+    if (structure_ != Structure::skew) this->add_identity(D);
     for (int i = 1; i <= squarings; ++i) {
       D = this->square(D);
       if (structure_ != Structure::skew || squarings <= kHarmless) continue;
@@ -50,6 +51,7 @@ class Chain : Recurrence<Chain<T>, T> {
       this->polish(D);
       make(value(D), {{T(1), 0}}, false);
     }
+    if (structure_ == Structure::skew) this->add_identity(D);
     return D;
   }
 

@@ -205,6 +205,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     s += before;
     int D = 4;
     T done = 0;
+    if (structure_ != Structure::skew) this->add_identity(D);
     for (Mask more = above(s, done); any(more); more = above(s, done)) {
       const int next = this->square(D);
       keep(value(next), value(D), more);
@@ -212,6 +213,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
       D = next, done += 1;
       if (structure_ == Structure::skew && any(above(s, T(kHarmless)))) polish_some(D, s, done);
     }
+    if (structure_ == Structure::skew) this->add_identity(D);
     return {D, poison};
   }
   // O where the mask is set, else M.
@@ -232,7 +234,6 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
   FASTPARAM_INLINE Matrix finish(const Result& result, bool lower) const {
     const Matrix O{dual_, result.i};
     V* const x = at(O);
-    if (!dual_) add_to_diagonal(O, T(1));
     if (!dual_ && structure_ == Structure::symmetric) mirror(O, 1);
     if (dual_ && known()) {
       const T sign = structure_ == Structure::skew ? -1 : 1;

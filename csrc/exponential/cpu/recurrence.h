@@ -123,16 +123,22 @@ class Recurrence {
   // ---- from D in 4 or 5, to the other
 
   // D <- 2 D + D^2, L <- L + (D L + L D) / 2: the derivative along E / 2^s is halved s times on the way.
+  // Others than skew matrices have I added before, P <- P^2 and L <- (P L + L P) / 2: where P is small, P - I
+  // would not hold it.
   FASTPARAM_INLINE int square(int D) const {
     const int next = D == 4 ? 5 : 4;
-    self().make(value(next), {{T(2), D}}, value(D), value(D), parity() != 0);
+    const bool skew = structure_ == Structure::skew;
+    if (skew) self().make(value(next), {{T(2), D}}, value(D), value(D), false);
+    else self().make(value(next), {}, value(D), value(D), parity() != 0);
     if (parity() != 0) self().complete(value(next), 1);
     if (dual_) {
       self().make(value(0), {{T(0.5), D}}, false);
-      derivative_of_product(next, {{T(1), D}}, value(0), derivative(D), derivative(D), value(0));
+      if (skew) derivative_of_product(next, {{T(1), D}}, value(0), derivative(D), derivative(D), value(0));
+      else derivative_of_product(next, {}, value(0), derivative(D), derivative(D), value(0));
     }
     return next;
   }
+  FASTPARAM_INLINE void add_identity(int D) const { self().add_to_diagonal(value(D), T(1)); }
 
   // I + D <- (I + D) (I - R / 2) with R = (I + D)^T (I + D) - I, in value(0); it changes no derivative.
   FASTPARAM_INLINE void polish(int D) const {

@@ -1,0 +1,65 @@
+"""Signs of columns: with them a map reaches every orthogonal matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ._arguments import check_flag, ordinary
+from ._cayley_inverse import checked_orthogonal
+
+
+class Signed(nn.Module):
+    r"""Q = map(X) D: with the diagonal D of signs every orthogonal matrix is an image."""
+
+    signs: Tensor | None
+    with_signs: bool
+    op: str  # what errors call it
+    remedy: str = "signs=True"  # what reaches the matrices that the map alone does not
+
+    def __init__(self, signs: bool) -> None:
+        with_signs = check_flag(self.op, "signs", signs)
+        super().__init__()
+        self.with_signs = with_signs
+        self.register_buffer("signs", None)
+
+    def reset_parameters(self) -> None:
+        """Makes all signs positive: what deferred initialisation (the meta device, then ``to_empty``)
+        calls.
+        """
+        if self.signs is not None:
+            with torch.no_grad():
+                self.signs.fill_(1)
+
+    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Returns X with map(X) D = Q, of the tall Q in double precision, and the signs if they are to
+        change.
+        """
+        raise NotImplementedError
+
+    def _inverse(self, Q: Tensor) -> Tensor:
+        """Returns A1 over B of the tall Q, and changes the signs that do not serve."""
+        shape = (*Q.shape[:-2], Q.shape[-1])
+        if self.with_signs and self.signs is None:
+            self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))
+        signs = self.signs
+        if signs is not None:
+            if signs.shape != shape:
+                raise ValueError(
+                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, "
+                    f"got {shape}"
+                )
+            for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
+                if theirs != ours:
+                    raise ValueError(
+                        f"{self.op}: expected Q {of} {plain(ours)}, as its signs are, got {plain(theirs)}"
+                    )
+        X, changed = self._solved(checked_orthogonal(self.op, Q.detach()), Q.dtype, signs)
+        if changed is not None:
+            # Another tensor: graphs and state dicts that hold the one before keep it.
+            self.signs = ordinary(changed)
+        return X
+
+
+def plain(thing: object) -> str:
+    return str(thing).removeprefix("torch.")

@@ -1,0 +1,203 @@
+"""The exponential over norms: accuracy against more digits, structure, and matrices side by side."""
+
+import math
+
+import digits
+import pytest
+import torch
+from families import every_family, every_tall_family, gaussian, scaled
+from orthogonality import defect
+from table import F64, bits, ops
+
+from fastparam import _reference
+from fastparam.functional import exp_frechet, matrix_exp, skew_exp, stiefel_exp, symmetric_exp
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+ORDERS = (1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 24, 33, 64, 65, 100, 130)
+NORMS = (1e-8, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0)
+
+
+def symmetric_of(X):
+    return X.triu() + X.triu(1).mT
+
+
+def accurate(result, truth, theirs, n, eps):
+    """Twice torch's error, and 8 sqrt(n) eps."""
+    size = torch.linalg.matrix_norm(truth)
+    error, allowed = (torch.linalg.matrix_norm(Y.double() - truth) / size for Y in (result, theirs))
+    assert (error <= 2 * allowed + 8 * math.sqrt(n) * eps).all(), (n, error, allowed)
+
+
+def exact(f, *X):
+    with digits.more():
+        return f(*(x.double() for x in X))
+
+
+@DTYPES
+@pytest.mark.parametrize("n", ORDERS)
+def test_skew(n, dtype):
+    eps = torch.finfo(dtype).eps
+    for norm in NORMS:
+        X = scaled(gaussian(n), norm).to(dtype)
+        Q, truth = skew_exp(X), exact(_reference.skew_exp, X)
+        # what the rounding of A alone may cost
+        accurate(Q, truth, torch.matrix_exp(X.triu(1) - X.triu(1).mT), n, eps * max(1.0, norm / 3))
+        assert defect(Q) <= (4e-5 if dtype == torch.float32 else 3e-13)
+
+
+@DTYPES
+@pytest.mark.parametrize("n", ORDERS)
+def test_symmetric_and_general(n, dtype):
+    """Up to norms at which exp(A) tells its eigenvalues."""
+    eps = torch.finfo(dtype).eps
+    for norm in NORMS[: NORMS.index(10.0) + 1]:
+        X = scaled(torch.randn(3, n, n, dtype=F64), norm).to(dtype)
+        A = symmetric_of(X)
+        P = symmetric_exp(X)
+        accurate(P, exact(_reference.symmetric_exp, X), torch.matrix_exp(A), n, eps * max(1.0, norm))
+        assert torch.equal(P, P.mT)
+        accurate(matrix_exp(X), exact(_reference.matrix_exp, X), torch.matrix_exp(X), n, eps * max(1.0, norm))
+
+
+@DTYPES
+@pytest.mark.parametrize("n", ORDERS[:-3])
+def test_derivatives(n, dtype):
+    """Whatever the size of the direction, which torch's derivative counts as a part of the norm."""
+    eps = torch.finfo(dtype).eps
+    for norm in NORMS[: NORMS.index(10.0) + 1]:
+        A, E = (scaled(torch.randn(2, n, n, dtype=F64), size).to(dtype) for size in (norm, 1e3))
+        truth = exact(_reference.exp_frechet, A, E)
+        accurate(exp_frechet(A, E), truth, truth, n, 2 * eps * max(1.0, norm))
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [2, 5, 16, 33, 100])
+def test_orthogonal_for_every_finite_matrix(n, dtype):
+    for power in (3, 4, 6, 8, 12, 20, 30, 38):
+        X = gaussian(n).to(dtype).clamp(-3, 3) * (10.0**power / 3)
+        assert X.isfinite().all()
+        assert defect(skew_exp(X)) <= (4e-5 if dtype == torch.float32 else 3e-13), power
+
+
+@every_family
+def test_families_of_skew_matrices(family):
+    for n in (9, 40):
+        for norm in (1.0, 30.0):
+            X = scaled(family(n), norm).float()
+            accurate(skew_exp(X), exact(_reference.skew_exp, X), torch.matrix_exp(X), n, 2.0**-23)
+
+
+@pytest.mark.parametrize("f", [matrix_exp, skew_exp, symmetric_exp], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("n", [1, 3, 8, 16, 17, 40])
+def test_what_is_not_finite_stays_in_its_matrix(f, n):
+    X = torch.randn(40, n, n)
+    for place, value in ((3, math.nan), (17, math.inf), (38, -math.inf)):
+        X[place, 0, -1] = value
+    finite = torch.tensor([i not in (3, 17, 38) for i in range(40)])
+    if f is skew_exp and n == 1:  # its diagonal is not read
+        finite[:] = True
+    for lower in (False, True):
+        arguments = () if f is matrix_exp else (lower,)
+        given = X.mT if lower else X
+        Y = f(given, *arguments)
+        assert Y[finite].isfinite().all() and Y[~finite].isnan().all()
+        assert torch.equal(Y[finite], f(given[finite], *arguments))
+        word = "exp_frechet" if f is matrix_exp else f"{f.__name__}_backward"
+        tensors = (given, torch.ones_like(X)) if f is matrix_exp else (torch.ones_like(X), given)
+        L = getattr(ops, word).default(*tensors, *arguments)
+        assert L[finite].isfinite().all()
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [2, 4, 8, 12, 16])
+def test_neighbours_of_other_norms_change_no_bit(n, dtype):
+    """Matrices side by side are squared as often as each needs."""
+    X = torch.randn(9, n, n, dtype=dtype) * torch.logspace(-3, 3, 9, dtype=dtype)[:, None, None]
+    G = torch.randn_like(X)
+    for f in (
+        lambda X, G: skew_exp(X),
+        lambda X, G: ops.skew_exp_backward.default(G, X),
+        lambda X, G: symmetric_exp(X / 100),
+        lambda X, G: exp_frechet(X / 100, G),
+    ):
+        together = f(X, G)
+        alone = torch.stack([f(x[None], g[None])[0] for x, g in zip(X, G, strict=True)])
+        assert torch.equal(bits(together), bits(alone))
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 16, 17, 40])
+def test_small_positive_definite_matrices_keep_their_digits(n, dtype):
+    """exp(A) - I would not: variances of 1e-9 are a usual thing."""
+    for shift in (-1.0, -5.0, -20.0, -60.0):
+        X = 0.3 * torch.randn(3, n, n, dtype=dtype) / n**0.5
+        X.diagonal(dim1=-2, dim2=-1).add_(shift)
+        truth = exact(_reference.symmetric_exp, X)
+        error = torch.linalg.matrix_norm(symmetric_exp(X).double() - truth) / torch.linalg.matrix_norm(truth)
+        assert (error <= 8 * (math.sqrt(n) + abs(shift)) * torch.finfo(dtype).eps).all()
+
+
+def test_extreme_entries():
+    large = torch.tensor([[0.0, 1e30], [0.0, 0.0]])
+    torch.testing.assert_close(matrix_exp(large), torch.tensor([[1.0, 1e30], [0.0, 1.0]]))
+    assert torch.equal(matrix_exp(torch.full((1, 1), -1000.0)), torch.zeros(1, 1))
+    assert torch.equal(matrix_exp(torch.full((1, 1), 1000.0)), torch.full((1, 1), math.inf))
+    tiny = torch.full((3, 3), 1e-30, dtype=F64)
+    torch.testing.assert_close(matrix_exp(tiny), torch.eye(3, dtype=F64) + tiny, rtol=1e-15, atol=0)
+
+
+# ---- tall ------------------------------------------------------------------------------------------------
+
+
+def padded(X, lower):
+    n, k = X.shape[-2:]
+    T = X.tril() if lower else torch.cat([-X[..., :k, :].triu().mH, X[..., k:, :]], -2)
+    T = torch.nn.functional.pad(T, (0, n - k))
+    return torch.matrix_exp(T - T.mH)[..., :k]
+
+
+@every_tall_family
+@pytest.mark.parametrize("shape", [(9, 4), (64, 5), (65, 26), (65, 27), (100, 40), (90, 7), (70, 1)], ids=str)
+def test_tall(family, shape):
+    """On both sides of the border between the closed form and n x n matrices, at norms up to 1000."""
+    for norm in (0.1, 1.0, 10.0, 1000.0):
+        X = family(*shape)
+        X *= norm / torch.linalg.matrix_norm(X, 2)
+        for lower in (False, True):
+            for dtype, allowed in ((F64, 1e-12), (torch.float32, 1e-6)):
+                given = X.to(dtype)
+                Q = stiefel_exp(given, lower)
+                error = (Q.double() - padded(given.double(), lower)).abs().max()
+                assert max(error, defect(Q)) <= max(1.0, norm) * allowed
+            assert torch.equal(stiefel_exp(X.mT, lower), stiefel_exp(X, lower).mT)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(5, 2), (66, 2)], ids=str)
+def test_derivatives_of_tall(shape, dtype):
+    """Also where the lower rows are zero, at which a trivialization starts."""
+    X = torch.randn(shape, dtype=dtype)
+    X[5:] = 0
+    f = lambda X: stiefel_exp(X, True)[:8]
+    for at in (X, torch.zeros_like(X)):
+        at.requires_grad_()
+        torch.autograd.gradcheck(f, at, check_forward_ad=True, fast_mode=True)
+        torch.autograd.gradgradcheck(f, at, fast_mode=True)
+
+
+def test_tall_half_types_are_computed_in_float32():
+    X = torch.randn(80, 6)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = X.to(dtype)
+        assert torch.equal(stiefel_exp(half), stiefel_exp(half.float()).to(dtype))
+
+
+def test_third_order():
+    A = torch.randn(3, 3, dtype=F64, requires_grad=True)
+    E = torch.randn(3, 3, dtype=F64)
+
+    def second(A):
+        (first,) = torch.autograd.grad((matrix_exp(A) ** 3).sum(), A, create_graph=True)
+        return torch.autograd.grad((first * E).sum(), A, create_graph=True)[0]
+
+    torch.autograd.gradcheck(second, A)
