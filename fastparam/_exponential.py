@@ -129,7 +129,9 @@ def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
     """
 
 
-_CLOSED_FORM = 0.4, 64  # k / n up to which, and n from which, n x n matrices cost more
+def _has_closed_form(n: int, k: int, dtype: torch.dtype) -> bool:
+    """Whether an n x n matrix, in the dtype, costs more than one of order 2k in double precision."""
+    return n > 96 and k <= (0.4 if dtype in (torch.float64, torch.complex128) else 0.3) * n
 
 
 def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
@@ -140,9 +142,10 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
         \end{bmatrix}
 
     A1 is made of a triangle of the upper k rows of the n x k matrix X, B are the others. Where k is at most
-    0.4 n, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b I, 0]] of order 2k and any positive b, Q is
-    the upper left block of exp(Z) over B times its lower left one, divided by b. That is computed in double
-    precision. Square matrices are those of :func:`skew_exp`. Made of differentiable operations.
+    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b I,
+    0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left one,
+    divided by b; computed in double precision. Square matrices are those of :func:`skew_exp`. Made of
+    differentiable operations.
 
     Args:
         X: tensor of shape :math:`(*, n, k)`; float32, float64, bfloat16 or float16 (computed in float32), or
@@ -175,8 +178,7 @@ def _tall(X: Tensor, lower: bool) -> Tensor:
     n, k = X.shape[-2:]
     T, B = X[..., :k, :], X[..., k:, :]
     T = T.tril() if lower else -T.triu().mH
-    most, least = _CLOSED_FORM
-    if k > most * n or n <= least:
+    if not _has_closed_form(n, k, X.dtype):
         padded = nn.functional.pad(torch.cat([T, B], -2), (0, n - k))
         return skew_exp(padded, True)[..., :k]
     double = torch.complex128 if X.is_complex() else torch.float64

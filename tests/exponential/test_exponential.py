@@ -157,7 +157,9 @@ def padded(X, lower):
 
 
 @every_tall_family
-@pytest.mark.parametrize("shape", [(9, 4), (64, 5), (65, 26), (65, 27), (100, 40), (90, 7), (70, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(9, 4), (96, 5), (97, 29), (97, 30), (100, 40), (100, 41), (120, 7), (98, 1)], ids=str
+)
 def test_tall(family, shape):
     """On both sides of the border between the closed form and n x n matrices, at norms up to 1000."""
     for norm in (0.1, 1.0, 10.0, 1000.0):
@@ -173,7 +175,7 @@ def test_tall(family, shape):
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
-@pytest.mark.parametrize("shape", [(5, 2), (66, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 2), (98, 2)], ids=str)
 def test_derivatives_of_tall(shape, dtype):
     """Also where the lower rows are zero, at which a trivialization starts."""
     X = torch.randn(shape, dtype=dtype)
@@ -186,7 +188,7 @@ def test_derivatives_of_tall(shape, dtype):
 
 
 def test_tall_half_types_are_computed_in_float32():
-    X = torch.randn(80, 6)
+    X = torch.randn(100, 6)
     for dtype in (torch.bfloat16, torch.float16):
         half = X.to(dtype)
         assert torch.equal(stiefel_exp(half), stiefel_exp(half.float()).to(dtype))
