@@ -89,6 +89,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("exp_frechet", direct<ExpFrechet>(), py::arg("A"), py::arg("E"));
   m.def("skew_exp", direct<SkewExp>(), py::arg("X"), py::arg("lower") = false);
   m.def("symmetric_exp", direct<SymmetricExp>(), py::arg("X"), py::arg("lower") = false);
+  m.def("householder", direct<Householder>(), py::arg("X"));
 
   // For inverses, which do work of their own before an op is called.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),

@@ -78,4 +78,11 @@ struct SymmetricExpBackward : Op<SymmetricExpBackward, const Tensor&, bool> {
   static constexpr char name[] = "fastparam::symmetric_exp_backward";
 };
 
+struct Householder : Op<Householder> {
+  static constexpr char name[] = "fastparam::householder";
+};
+struct HouseholderBackward : Op<HouseholderBackward, const Tensor&> {
+  static constexpr char name[] = "fastparam::householder_backward";
+};
+
 }  // namespace fastparam

@@ -156,6 +156,8 @@ SAMPLES: dict[str, Callable[[Draw], list[Arguments]]] = {
     "skew_exp_backward": _lower("G", "X"),
     "symmetric_exp": _lower("X"),
     "symmetric_exp_backward": _lower("G", "X"),
+    "householder": lambda d: [{"X": d.tall()}, {"X": d.square()}],
+    "householder_backward": lambda d: [{"G": d.tall(), "X": d.tall()}],
     "trivialized_cayley": _trivialized_cayley,
 }
 

@@ -142,9 +142,9 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
         \end{bmatrix}
 
     A1 is made of a triangle of the upper k rows of the n x k matrix X, B are the others. Where k is at most
-    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b I,
-    0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left one,
-    divided by b; computed in double precision. Square matrices are those of :func:`skew_exp`. Made of
+    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b],
+    [b I, 0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left
+    one, divided by b; computed in double precision. Square matrices are those of :func:`skew_exp`. Made of
     differentiable operations.
 
     Args:

@@ -69,6 +69,16 @@ def _frechet(n: int, k: int) -> int:
     return 3 * _exp(n, k)
 
 
+def _reflections(n: int, k: int) -> int:
+    """k reflections, each of what is left of k columns."""
+    return 2 * n * k * k
+
+
+def _reflections_backward(n: int, k: int) -> int:
+    """V^T V, V^T G, V M and G W^T, of n x k matrices."""
+    return 8 * n * k * k
+
+
 OPS = (
     Op("symmetric", public=True, exact=True),
     Op("symmetric_adjoint", exact=True),
@@ -91,6 +101,8 @@ OPS = (
     Op("skew_exp_backward", flops=_frechet),
     Op("symmetric_exp", public=True, flops=_exp),
     Op("symmetric_exp_backward", flops=_frechet),
+    Op("householder", public=True, flops=_reflections),
+    Op("householder_backward", flops=_reflections_backward),
     Op("trivialized_cayley", flops=lambda n, k: _forward(n, k) + 2 * n * n * k),
 )
 

@@ -168,6 +168,44 @@ def symmetric_exp_backward(G: Tensor, X: Tensor, lower: bool = False) -> Tensor:
     return symmetric_adjoint(exp_frechet(symmetric(X, lower).mH, G), lower)
 
 
+def triangular_solve(U: Tensor, B: Tensor) -> Tensor:
+    X: Tensor = torch.linalg.solve_triangular(U, B, upper=True)
+    return X
+
+
+def _reflections(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A = tril(X, -1), and U and W with H_1 .. H_k [I; 0] = [I; 0] - V W, of V = [I; 0] + A."""
+    A, k = X.tril(-1), X.shape[-1]
+    top = A[..., :k, :].mH
+    S = matrix_product(A.mH, A)
+    U = (S + top).triu(1) + torch.diag_embed((S.diagonal(dim1=-2, dim2=-1) + 1) / 2)
+    return A, U, triangular_solve(U, top + torch.eye(k, dtype=X.dtype, device=X.device))
+
+
+def _add_above(Y: Tensor, W: Tensor) -> Tensor:
+    k = W.shape[-2]
+    return torch.cat([Y[..., :k, :] + W, Y[..., k:, :]], -2)
+
+
+def householder(X: Tensor) -> Tensor:
+    A, _, W = _reflections(X.to(torch.promote_types(X.dtype, torch.float32)))
+    I = torch.eye(*X.shape[-2:], dtype=A.dtype, device=X.device)
+    return (I - _add_above(matrix_product(A, W), W)).to(X.dtype)
+
+
+def householder_backward(G: Tensor, X: Tensor) -> Tensor:
+    dtype = X.dtype
+    G, X = (Y.to(torch.promote_types(dtype, torch.float32)) for Y in (G, X))
+    A, U, W = _reflections(X)
+    VG = matrix_product(A.mH, G) + G[..., : X.shape[-1], :]
+    # by the lower triangular U^T, turned upside down
+    Y = triangular_solve(U.mH.flip(-2, -1), VG.flip(-2)).flip(-2)
+    T = matrix_product(Y, W.mH)
+    M = T.triu(1) + T.triu(1).mH + torch.diag_embed(T.diagonal(dim1=-2, dim2=-1).real)
+    D = _add_above(matrix_product(A, M) - matrix_product(G, W.mH), M - Y.mH)
+    return D.tril(-1).to(dtype)
+
+
 def matrix_product(A: Tensor, B: Tensor) -> Tensor:
     return A @ B
 

@@ -2,6 +2,7 @@
 
 from ._cayley import cayley, cayley_inverse, skew_cayley, skew_cayley_packed, stiefel_cayley
 from ._exponential import exp_frechet, matrix_exp, skew_exp, stiefel_exp, symmetric_exp
+from ._householder import householder
 from ._logarithm import log_orthogonal, log_positive_definite
 from ._prune import masked_prune, pack_mask, unpack_mask
 from ._triangular import skew, symmetric
@@ -10,6 +11,7 @@ __all__ = [
     "cayley",
     "cayley_inverse",
     "exp_frechet",
+    "householder",
     "log_orthogonal",
     "log_positive_definite",
     "masked_prune",

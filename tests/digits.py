@@ -234,12 +234,37 @@ class Product(torch.autograd.Function):
         return sum(product(G, B.mH)), sum(product(A.mH, G))
 
 
+class TriangularSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, U: Tensor, B: Tensor) -> Tensor:
+        X = solved(U, B, upper=True)
+        ctx.save_for_backward(U, X)
+        return X
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor, Tensor]:
+        U, X = ctx.saved_tensors
+        dB = solved(U.mH, G, upper=False)
+        return sum(product(-dB, X.mH)).triu(), dB
+
+
+def solved(U: Tensor, B: Tensor, upper: bool) -> Tensor:
+    """By a solve in float64 and its refinement, twice."""
+    X = pair(torch.linalg.solve_triangular(U, B, upper=upper))
+    for _ in range(2):
+        residual = add_pairs(pair(B), times(product(U, X), -1))
+        X = add_pairs(X, pair(torch.linalg.solve_triangular(U, sum(residual), upper=upper)))
+    return sum(X)
+
+
 BY_MORE = {
     "cayley": cayley,
     "cayley_backward": cayley_backward,
     "cayley_gradient": cayley_gradient,
     "matrix_exp": Exponential.apply,
     "matrix_product": Product.apply,
+    "triangular_solve": TriangularSolve.apply,
 }
 
 

@@ -44,7 +44,6 @@ class Form:
     image: Callable[[], Tensor] | None = None  # draws a weight that can be assigned; None: none can
     buffers: tuple[str, ...] = ()  # of the state, beside the raw tensor, in order
     tolerance: float = 0.0  # of an assignment: 0, it comes back bit for bit
-    by_torch: bool = False  # computed by a function of torch's, which has no rule for DTensor
 
     def layer(self, **options: object) -> nn.Linear:
         layer = nn.Linear(self.shape[1], self.shape[0], **options)
@@ -216,11 +215,8 @@ def _torchs_maps() -> list[Form]:
             ("exponential", partial(orthogonal, orthogonal_map="matrix_exp"), ("0.base",)),
             ("householder-plain", householder, ()),
         ):
-            by_torch = (word != "exponential" and shape != SQUARE) or word == "householder-plain"
             full = f"orthogonal-{name}-{word}"
-            forms.append(
-                Form(full, shape, register, near_orthogonal, image, buffers, 1e-5, by_torch=by_torch)
-            )
+            forms.append(Form(full, shape, register, near_orthogonal, image, buffers, 1e-5))
     return forms
 
 

@@ -363,7 +363,27 @@ def _exponential() -> list[Case]:
     ]
 
 
-CASES = [*_triangular(), *_prune(), *_cayley(), *_exponential()]
+def _householder() -> list[Case]:
+    def case(name: str, word: str, **more: Any) -> Case:
+        return Case(
+            name=name,
+            op=getattr(ops, word).default,
+            reference=getattr(reference, word),
+            public=getattr(fastparam.functional, word, None),
+            linear=False,
+            square=False,
+            before=lambda X: X[..., : half(X.shape[-1])],
+            after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+            **more,
+        )
+
+    return [
+        case("householder", "householder", saved=1),
+        case("householder_backward", "householder_backward", tensors=2, composite=True),
+    ]
+
+
+CASES = [*_triangular(), *_prune(), *_cayley(), *_exponential(), *_householder()]
 NOT_MAPS = {"fastparam::pack_mask", "fastparam::unpack_mask"}  # no derivatives: test_prune_packing.py
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import SkewCayley, trivialized_cayley
 from .._exponential import PositiveDefinite, SkewExponential, stiefel_exp
+from .._householder import householder
 from .._sharding import beside
 from .._signed import plain
 from .._triangular import Skew, Symmetric
@@ -104,12 +105,9 @@ def positive_definite(module: M, name: str = "weight", lower: bool = False) -> M
 
 
 def _householder(X: Tensor) -> Tensor:
-    V = X.tril(-1)
-    tau = 2 / (1 + V.square().sum(-2))
     # Any number has a sign. torch takes the integer part, which is 0 once a weight has decayed.
     signs = torch.where(X.diagonal(dim1=-2, dim2=-1) < 0, -1, 1)
-    Q: Tensor = torch.linalg.householder_product(V, tau) * signs[..., None, :]
-    return Q
+    return householder(X) * signs[..., None, :]
 
 
 _MAPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -265,8 +263,9 @@ def orthogonal(
     The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`.
     ``"cayley"`` and ``"matrix_exp"`` run on fastparam's kernels and can be assigned to without
     trivialization: ``"cayley"`` is a :class:`~fastparam.SkewCayley` then, and a square ``"matrix_exp"`` takes
-    every matrix of determinant 1. ``"householder"``, a product of reflections, runs on torch's functions. The
-    n x n matrix :math:`Q_0` is completed without random numbers; half types are computed in float32.
+    every matrix of determinant 1. ``"householder"`` is a product of reflections
+    (:func:`~fastparam.functional.householder`). The n x n matrix :math:`Q_0` is completed without random
+    numbers; half types are computed in float32.
 
     The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
     1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller, also

@@ -100,16 +100,15 @@ def training(rank, folder):
 
 
 class Forms(nn.Module):
-    def __init__(self, seed, assigned=True, forms=FORMS):
+    def __init__(self, seed, assigned=True):
         super().__init__()
         torch.manual_seed(seed)
-        self.forms = forms
         self.layers = nn.ModuleDict(
-            {form.name: form.assigned() if assigned else form.layer() for form in forms}
+            {form.name: form.assigned() if assigned else form.layer() for form in FORMS}
         )
 
     def forward(self, v):
-        return {form.name: self.layers[form.name](v[:, : form.shape[1]]) for form in self.forms}
+        return {form.name: self.layers[form.name](v[:, : form.shape[1]]) for form in FORMS}
 
     def loss(self, v):
         return sum(Y.float().square().sum() for Y in self(v).values())
@@ -187,11 +186,10 @@ def outside_of_forward(rank, _):
     """Between steps parameters are DTensors: every weight can be read, and is that of the whole layer; so are
     its gradients.
     """
-    forms = [form for form in FORMS if not form.by_torch]
-    model, whole = shards(Forms(seed=0, forms=forms)), Forms(seed=0, forms=forms)
+    model, whole = shards(Forms(seed=0)), Forms(seed=0)
     model(data())
     model.reshard()
-    for form in forms:
+    for form in FORMS:
         layer, expected = model.layers[form.name], whole.layers[form.name].weight
         W = layer.weight
         assert isinstance(W, DTensor)

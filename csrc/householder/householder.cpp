@@ -1,0 +1,80 @@
+// householder: the first k columns of H_1 H_2 .. H_k, where H_j reflects at the j-th column of V = I +
+// tril(X, -1).
+#include "householder.h"
+
+#include <torch/library.h>
+
+#include "../core/autograd.h"
+#include "../core/fallback.h"
+#include "../ops.h"
+
+namespace fastparam {
+namespace {
+
+Tensor householder_meta(const Tensor& X) {
+  check_householder(X);
+  return empty_like_contiguous(X);
+}
+Tensor householder_backward_meta(const Tensor& G, const Tensor& X) {
+  check_householder_backward(G, X);
+  return empty_like_contiguous(X);
+}
+
+struct HouseholderNode : BackwardNode<HouseholderNode, Tensor> {
+  static std::string label() { return "householder_backward"; }
+  static variable_list backward(const Needs&, const Tensor& G, const Tensor& X) {
+    return {HouseholderBackward::call(G, X)};
+  }
+};
+
+Tensor householder_autograd(c10::DispatchKeySet keys, const Tensor& X) {
+  auto node = make_node<HouseholderNode>(X);
+  Tensor Q = Householder::below_autograd(keys, X);
+  attach(node, Q);
+  if (isFwGradDefined(X)) set_tangent(Q, expression::householder_tangent(X._fw_grad(0), X._fw_primal(0)));
+  save(node, X);
+  return Q;
+}
+
+// Where a derivative of the gradient is asked for, the gradient is made of operations that have one.
+Tensor householder_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& X) {
+  check_householder_backward(G, X);
+  if (torch::autograd::compute_requires_grad(G, X) || isFwGradDefined(G) || isFwGradDefined(X))
+    return expression::householder_backward(G, X);
+  return HouseholderBackward::below_autograd(keys, G, X);
+}
+
+// ATen serves every device: its product of reflections is as fast as one of ours to order 256, and so are the
+// products that the gradient is made of (benchmarks/NOTES.md).
+void register_householder(torch::Library& m) {
+  m.impl("householder", &Dispatch<check_householder, expression::householder, expression::householder>::run);
+  m.impl("householder_backward", &Dispatch<check_householder_backward, expression::householder_backward,
+                                           expression::householder_backward>::run);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(fastparam, m) {
+  m.def("householder(Tensor X) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("householder_backward(Tensor G, Tensor X) -> Tensor", {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
+  m.impl("householder", &householder_meta);
+  m.impl("householder_backward", &householder_backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_householder(m); }
+TORCH_LIBRARY_IMPL(fastparam, CPU, m) { register_householder(m); }
+TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
+  m.impl("householder", &householder_autograd);
+  m.impl("householder_backward", &householder_backward_autograd);
+}
+namespace {
+void no_autocast(torch::Library& m) {
+  m.impl("householder", &Householder::no_autocast);
+  m.impl("householder_backward", &HouseholderBackward::no_autocast);
+}
+}  // namespace
+TORCH_LIBRARY_IMPL(fastparam, AutocastCPU, m) { no_autocast(m); }
+TORCH_LIBRARY_IMPL(fastparam, AutocastCUDA, m) { no_autocast(m); }
+
+}  // namespace fastparam
