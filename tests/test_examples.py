@@ -33,6 +33,11 @@ def test_gru():
     assert "loss curves: largest difference" in run("orthogonal_gru", "--epochs", "1")
 
 
+def test_covariance():
+    pytest.importorskip("sklearn")
+    assert "relative distance from the sample covariance" in run("spd")
+
+
 @pytest.mark.parametrize("name", ["orthogonal_rnn", "train_digits"])
 def test_training(name, tmp_path):
     for package in ("sklearn", "matplotlib", "tqdm"):

@@ -44,8 +44,7 @@ Tensor householder_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, 
   return HouseholderBackward::below_autograd(keys, G, X);
 }
 
-// ATen serves every device: its product of reflections is as fast as one of ours to order 256, and so are the
-// products that the gradient is made of (benchmarks/NOTES.md).
+// ATen serves every device (benchmarks/NOTES.md has its times).
 void register_householder(torch::Library& m) {
   m.impl("householder", &Dispatch<check_householder, expression::householder, expression::householder>::run);
   m.impl("householder_backward", &Dispatch<check_householder_backward, expression::householder_backward,

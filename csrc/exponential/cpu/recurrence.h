@@ -1,6 +1,6 @@
-// exp(A) - I and its derivative along E, whatever a matrix is stored as. D = exp(A / 2^s) - I is a
-// polynomial; then D <- 2 D + D^2, s times. I is added last, so that small matrices keep their digits. The
-// derivative of every matrix goes beside it, product for product: nothing is kept, whatever s.
+// exp(A) and its derivative along E, whatever a matrix is stored as. D = exp(A / 2^s) - I is a polynomial,
+// and s squarings make exp(A) of it. The derivative of every matrix goes beside it, product for product:
+// nothing is kept, whatever s.
 #pragma once
 
 #include <cmath>
@@ -14,10 +14,9 @@ namespace fastparam::cpu {
 constexpr int kMatrices = 8;  // of a recurrence, and as many derivatives
 // Powers are taken of matrices whose entries are below 2^4.
 constexpr int kLargestExponent = 4;
-// Squaring doubles what is not orthogonal. So many squarings are harmless; of more, each so-manieth is
-// followed by a step of Newton and Schulz.
+// Squaring doubles what an orthogonal matrix lacks. kHarmless squarings do no harm; where there are more, a
+// step of Newton and Schulz follows every kPolished of them, and the last.
 constexpr int kHarmless = 7, kPolished = 4;
-
 constexpr int kMostTerms = 6;  // of a sum
 
 struct Matrix {

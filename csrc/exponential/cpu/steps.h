@@ -113,7 +113,8 @@ struct TransposeBody {
   }
 };
 
-// sums: of the squares of the entries; and 0, or NaN where one is not finite. Returns also the largest.
+// Of the entries of a matrix: the sum of the squares; 0, or NaN where one is not finite; the largest
+// magnitude.
 template <class T>
 struct Norms {
   T squares, not_finite, largest;
