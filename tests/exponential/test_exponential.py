@@ -7,8 +7,9 @@ import pytest
 import torch
 from families import every_family, every_tall_family, gaussian, scaled
 from orthogonality import defect
-from table import F64, bits, ops
+from table import F64, bits, ops, python
 
+import fastparam
 from fastparam import _reference
 from fastparam.functional import exp_frechet, matrix_exp, skew_exp, stiefel_exp, symmetric_exp
 
@@ -203,3 +204,41 @@ def test_third_order():
         return torch.autograd.grad((first * E).sum(), A, create_graph=True)[0]
 
     torch.autograd.gradcheck(second, A)
+
+
+# ---- every level -----------------------------------------------------------------------------------------
+
+DIRTY = """
+import torch
+from table import ops
+
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float64):
+    for n in (*range(1, 42), 63, 65, 70):
+        X, G = torch.randn(2, 2, n, n, dtype=dtype) / n**0.5
+        for lower in (False, True):
+            for f in (
+                lambda: ops.skew_exp(X, lower),
+                lambda: ops.skew_exp_backward(G, X, lower),
+                lambda: ops.symmetric_exp(X, lower),
+                lambda: ops.symmetric_exp_backward(G, X, lower),
+                lambda: ops.exp_frechet(X, G),
+            ):
+                results = []
+                for rest in (float("nan"), 0.5):
+                    for wide in (n, n + 4, n + 8, n + 16):
+                        for matrices in (8, 16):  # what the allocator has next, of the size of a work space
+                            torch.full((matrices * wide * wide,), rest, dtype=dtype)
+                    results.append(f())
+                assert results[0].isfinite().all() and torch.equal(*results), (dtype, n, lower)
+print("right")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
+def test_no_level_reads_what_it_has_not_written(level):
+    if level not in fastparam._C.supported_levels():
+        pytest.skip(f"this CPU has no {level}")
+    done = python(DIRTY, ATEN_CPU_CAPABILITY=level)
+    assert done.stdout.strip() == "right", done.stderr

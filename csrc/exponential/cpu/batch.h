@@ -58,13 +58,12 @@ class OfMatrix {
     const int64_t width = chain_.order().width;
     for (int64_t i = 0; i < width; ++i) {
       const int64_t columns = i < n_ ? n_ : 0;
-      for (int64_t j = 0; j < columns; ++j) to[i * stride_ + j] = static_cast<T>(from[i * n_ + j]);
+      std::copy_n(from + i * n_, columns, to + i * stride_);
       std::fill_n(to + i * stride_ + columns, width - columns, T(0));
     }
   }
   void write(const T* L, In* to) const {
-    for (int64_t i = 0; i < n_; ++i)
-      for (int64_t j = 0; j < n_; ++j) to[i * n_ + j] = static_cast<In>(L[i * stride_ + j]);
+    for (int64_t i = 0; i < n_; ++i) std::copy_n(L + i * stride_, n_, to + i * n_);
   }
   // The adjoint of mirroring: an entry of the triangle takes its own gradient and that of its image.
   void write_triangle(const T* L, const T* images, In* to) const {

@@ -23,6 +23,8 @@ class Chain : Recurrence<Chain<T>, T> {
       : Base(structure, with_derivative),
         order_(Order::of<T>(n)),
         memory_(memory) {}
+  static constexpr T kLargestSquares = 1 << (2 * kLargestExponent);  // of matrices with no larger entry
+
   static int64_t scratch_bytes(int64_t n, bool with_derivative) {
     return (with_derivative ? 2 : 1) * kMatrices * Order::of<T>(n).size() * static_cast<int64_t>(sizeof(T));
   }
@@ -36,12 +38,14 @@ class Chain : Recurrence<Chain<T>, T> {
   // Of A = value(0) and E = derivative(0), whose columns beyond n are zero. Returns i: value(i) is exp(A),
   // derivative(i) the derivative along E.
   int run() const {
-    const Norms<T> norms = norms_of(0);
-    if (norms.not_finite != 0) {
+    const T squares = squares_of(0);
+    // Few matrices are so large that their entries are to be looked at.
+    const T largest = squares < kLargestSquares ? 0 : largest_of(order_, at(value(0)));
+    if (std::isnan(largest)) {
       std::fill_n(memory_, (dual_ ? 2 : 1) * kMatrices * order_.size(), std::numeric_limits<T>::quiet_NaN());
       return 4;
     }
-    const int squarings = polynomial(norms);
+    const int squarings = polynomial(squares, largest);
     int D = 4;
     if (structure_ != Structure::skew) this->add_identity(D);
     for (int i = 1; i <= squarings; ++i) {
@@ -81,16 +85,21 @@ class Chain : Recurrence<Chain<T>, T> {
     for (int64_t i = 0; i < order_.n; ++i) at(O)[i * (order_.stride + 1)] = 0;
   }
 
-  Norms<T> norms_of(int i) const {
-    Norms<T> norms;
-    run_simd<NormsBody<T>>(&order_, static_cast<const T*>(at(value(i))), &norms);
-    return norms;
+  T squares_of(int i) const {
+    T squares;
+    run_simd<SquaresBody<T>>(&order_, static_cast<const T*>(at(value(i))), &squares);
+    return squares;
   }
-  // A bound of the 2-norm of A from its power: the singular values of a skew matrix come in pairs.
-  T bound(int i, int power) const {
-    const T squares = norms_of(i).squares;
-    return std::pow(structure_ == Structure::skew ? squares / 2 : squares, T(0.5) / power);
+  // A bound of the 2-norm of A from the squares of a power: the singular values of a skew matrix come in
+  // pairs.
+  T bound(T squares, int power) const {
+    const T norm = std::sqrt(structure_ == Structure::skew ? squares / 2 : squares);
+    return power == 1   ? norm
+           : power == 2 ? std::sqrt(norm)
+           : power == 3 ? std::cbrt(norm)
+                        : std::sqrt(std::cbrt(norm));
   }
+  T bound_of(int i, int power) const { return bound(squares_of(i), power); }
 
   // What A -> A / 2^s makes of a power of A. E stays: it stands for E / 2^s.
   void scale(int i, int power, int s) const {
@@ -100,13 +109,17 @@ class Chain : Recurrence<Chain<T>, T> {
   }
 
   // The fewest products, by a bound of the norm. Returns s.
-  int polynomial(const Norms<T>& norms) const {
+  int polynomial(T squares, T largest) const {
     const auto& known_polynomials = polynomials(structure_, T());
-    const int before = norms.largest > 0 ? std::max(0, std::ilogb(norms.largest) + 1 - kLargestExponent) : 0;
+    const int before = largest > 0 ? std::max(0, std::ilogb(largest) + 1 - kLargestExponent) : 0;
     scale(0, 1, before);
     this->second_power();
-    const T first = bound(0, 1), second = bound(1, 2);
-    T norm = known() ? second : std::min(first, std::max(second, std::cbrt(second * second * first)));
+    const T second = bound_of(1, 2);
+    T norm = second;
+    if (!known()) {
+      const T first = std::ldexp(bound(squares, 1), -before);
+      norm = std::min(first, std::max(second, std::cbrt(second * second * first)));
+    }
     if (before == 0 && norm <= known_polynomials.theta8) {
       this->degree8(known_polynomials.v8);
       return 0;
@@ -117,20 +130,20 @@ class Chain : Recurrence<Chain<T>, T> {
       this->degree12(known_polynomials.v12);
       return 0;
     }
-    norm = std::min(norm, known() ? bound(2, 3) : std::max(second, bound(2, 3)));
+    norm = std::min(norm, known() ? bound_of(2, 3) : std::max(second, bound_of(2, 3)));
     if constexpr (sizeof(T) == 4) {
       const T theta = known_polynomials.theta12;
       if (known() && order_.n >= kHalfOrder && norm > theta) {
         make(value(3), {}, value(2), value(2), true);
         complete(value(3), 1);
-        norm = std::min(norm, bound(3, 6));
+        norm = std::min(norm, bound_of(3, 6));
       }
       const int s = scale_powers(3, norm, theta);
       this->degree12(known_polynomials.v12);
       return before + s;
     } else {
       this->sixth_power();
-      if (known()) norm = std::min(norm, bound(3, 6));
+      if (known()) norm = std::min(norm, bound_of(3, 6));
       const int s = scale_powers(4, norm, known_polynomials.theta18);
       this->degree18(known_polynomials.v18);
       return before + s;

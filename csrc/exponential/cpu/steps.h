@@ -17,8 +17,8 @@ struct Order {
 
   template <class T>
   static Order of(int64_t n) {
-    const Padded<T> padded(n, vector_bytes() / sizeof(T));
-    return {n, padded.width, padded.stride};
+    const int64_t lanes = vector_bytes() / sizeof(T), width = (n + lanes - 1) / lanes * lanes;
+    return {n, width, width > kStrip ? width + 16 : width};
   }
   int64_t size() const { return width * stride; }  // rows are filled up as columns are
 };
@@ -79,8 +79,11 @@ struct SumBody {
   static FASTPARAM_INLINE void add(const Sum<T>& sum, int64_t rows, int64_t j, int64_t last) {
     constexpr int W = Bytes / sizeof(T);
     using V = Vec<T, W>;
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t e = i * sum.order.stride + j; e < i * sum.order.stride + last; e += W) {
+    // Where one strip has all columns, the rows are one.
+    const bool dense = last - j == sum.order.stride;
+    const int64_t lines = dense ? 1 : rows, length = dense ? rows * sum.order.stride : last - j;
+    for (int64_t i = 0; i < lines; ++i)
+      for (int64_t e = i * sum.order.stride + j; e < i * sum.order.stride + j + length; e += W) {
         V v{};
 #pragma GCC unroll 6
         for (int t = 0; t < Count; ++t) v += sum.factors[t] * load<V>(sum.terms[t] + e);
@@ -113,36 +116,37 @@ struct TransposeBody {
   }
 };
 
-// Of the entries of a matrix: the sum of the squares; 0, or NaN where one is not finite; the largest
-// magnitude.
+// The sum of the squares of the entries.
 template <class T>
-struct Norms {
-  T squares, not_finite, largest;
-};
-template <class T>
-struct NormsBody {
+struct SquaresBody {
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const Order* order, const T* M, Norms<T>* norms) {
+  static FASTPARAM_INLINE void run(const Order* order, const T* M, T* squares) {
     constexpr int W = Bytes / sizeof(T);
     using V = Vec<T, W>;
-    using Bits = Vec<typename UIntOf<sizeof(T)>::type, W>;
-    const Bits magnitude = ~Bits{} >> 1;
-    V squares[2] = {}, zero{}, largest{};
+    V sums[4] = {};
+    int64_t k = 0;
     for (int64_t i = 0; i < order->n; ++i)
-      for (int64_t j = 0; j < order->width; j += W) {
+      for (int64_t j = 0; j < order->width; j += W, ++k) {
         const V v = load<V>(M + i * order->stride + j);
-        squares[j / W % 2] += v * v;
-        zero += v * T(0);
-        const V size = bit_cast<V>(bit_cast<Bits>(v) & magnitude);
-        largest = size > largest ? size : largest;
+        sums[k % 4] += v * v;
       }
-    *norms = {};
-    for (int l = 0; l < W; ++l) {
-      norms->squares += squares[0][l] + squares[1][l];
-      norms->not_finite += zero[l];
-      norms->largest = std::max(norms->largest, largest[l]);
-    }
+    const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    *squares = 0;
+    for (int l = 0; l < W; ++l) *squares += sum[l];
   }
 };
+
+// The largest magnitude of the entries; NaN where one is not finite.
+template <class T>
+T largest_of(const Order& order, const T* M) {
+  T largest = 0;
+  for (int64_t i = 0; i < order.n; ++i)
+    for (int64_t j = 0; j < order.n; ++j) {
+      const T size = std::abs(M[i * order.stride + j]);
+      if (!std::isfinite(size)) return std::numeric_limits<T>::quiet_NaN();
+      largest = std::max(largest, size);
+    }
+  return largest;
+}
 
 }  // namespace fastparam::cpu
