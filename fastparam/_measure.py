@@ -80,6 +80,14 @@ def rows(device: torch.device) -> Iterator[Row]:
     yield Row("cayley", functional.cayley, functional.skew(normal(256, 32, 32)), (1, 3))
     for shape in ((900, 48), (1024, 64), (4096, 128)):
         yield Row("stiefel_cayley", functional.stiefel_cayley, normal(*shape), (2, 6))
+    # the products of the polynomial, and two beside each of them, which are made again; no squaring
+    for op in (functional.skew_exp, functional.symmetric_exp, functional.matrix_exp):
+        for shape in ((1024, 8, 8), (64, 32, 32), (256, 256)):
+            yield Row(op.__name__, op, normal(*shape), (4, 16))
+    direction = partial(functional.exp_frechet, normal(64, 32, 32))
+    yield Row("exp_frechet", direction, normal(64, 32, 32), (12, 24))
+    for shape in ((128, 32, 32), (256, 256)):
+        yield Row("householder", functional.householder, normal(*shape), (2, 6))
 
 
 def seconds(step: Step, calls: int, device: torch.device) -> float:

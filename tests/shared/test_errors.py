@@ -166,14 +166,27 @@ def test_flag(flag):
         sentence = f"{word}: expected lower to be True or False, got {type(flag).__name__}"
         check(sentence, lambda: f(torch.ones(3, 3), flag), TypeError)  # noqa: B023
         check(sentence, lambda: f(torch.ones(3, 4), lower=flag), TypeError)  # noqa: B023
-    for module in (fastparam.Skew, fastparam.Symmetric):
+    for module in (
+        fastparam.Skew,
+        fastparam.Symmetric,
+        fastparam.SkewExponential,
+        fastparam.PositiveDefinite,
+    ):
         sentence = f"{module.__name__}: expected lower to be True or False, got {type(flag).__name__}"
         check(sentence, lambda: module(flag), TypeError)  # noqa: B023
 
 
 def test_numbers_of_numpy_are_numbers():
     X = torch.randn(3, 3)
-    for word in ("skew", "symmetric", "skew_cayley", "stiefel_cayley"):
+    for word in (
+        "skew",
+        "symmetric",
+        "skew_cayley",
+        "stiefel_cayley",
+        "skew_exp",
+        "symmetric_exp",
+        "stiefel_exp",
+    ):
         f = getattr(fastparam.functional, word)
         assert torch.equal(f(X, lower=numpy.bool_(True)), f(X, lower=True))
         assert torch.equal(f(X, lower=numpy.bool_(False)), f(X))
