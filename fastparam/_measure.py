@@ -81,7 +81,12 @@ def rows(device: torch.device) -> Iterator[Row]:
     for shape in ((900, 48), (1024, 64), (4096, 128)):
         yield Row("stiefel_cayley", functional.stiefel_cayley, normal(*shape), (2, 6))
     # the products of the polynomial, and two beside each of them, which are made again; no squaring
-    for op in (functional.skew_exp, functional.symmetric_exp, functional.matrix_exp):
+    exponentials: tuple[Callable[..., Tensor], ...] = (
+        functional.skew_exp,
+        functional.symmetric_exp,
+        functional.matrix_exp,
+    )
+    for op in exponentials:
         for shape in ((1024, 8, 8), (64, 32, 32), (256, 256)):
             yield Row(op.__name__, op, normal(*shape), (4, 16))
     direction = partial(functional.exp_frechet, normal(64, 32, 32))
