@@ -49,9 +49,11 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     if has_no_data(Q):
         return precise
     tolerance = _tolerance(Q.dtype, Q.shape[-2])
-    if Q.dtype in (torch.float32, torch.complex64) and _defect(Q) <= tolerance:  # at half the cost
+    if (
+        Q.dtype in (torch.float32, torch.complex64) and orthogonality_defect(Q) <= tolerance
+    ):  # at half the cost
         return precise
-    error = _defect(precise)
+    error = orthogonality_defect(precise)
     if error <= tolerance:
         return precise
     for lower in _LOWER.get(Q.dtype, ()):
@@ -63,7 +65,7 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     )
 
 
-def _defect(Q: Tensor) -> float:
+def orthogonality_defect(Q: Tensor) -> float:
     """max |Q^H Q - I|."""
     E = Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     return float(E.abs().amax())

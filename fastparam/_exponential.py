@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ._arguments import check_flag, check_matrices, check_square, has_no_data
-from ._cayley_inverse import NotOrthogonalError, checked_orthogonal
-from ._logarithm import is_symmetric, skew_logarithm, symmetric_logarithm
+from ._cayley_inverse import NotOrthogonalError, checked_orthogonal, double_of, orthogonality_defect
+from ._logarithm import asymmetry, is_symmetric, skew_logarithm, symmetric_logarithm
 from ._ops import entry
 from ._sharding import beside, whole
 from ._signed import Signed
@@ -79,7 +79,7 @@ def skew_exp(X: Tensor, lower: bool = False) -> Tensor:
 
     :func:`skew` and :func:`matrix_exp` fused, by polynomials for skew-symmetric matrices. On the CPU Q is
     orthogonal for every finite real ``X``. Complex matrices: :math:`A = \mathrm{triu}(X) -
-    \mathrm{triu}(X)^H`, and Q is unitary.
+    \mathrm{triu}(X)^H`, and Q is unitary up to rounding that grows with the norm of A.
 
     Args:
         X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
@@ -107,7 +107,7 @@ def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
     .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
     :func:`symmetric` and :func:`matrix_exp` fused, by polynomials for symmetric matrices; on the CPU the
-    result is symmetric bit for bit. It is positive definite in floating point while
+    result of real ones is symmetric bit for bit. It is positive definite in floating point while
     :math:`e^{2 \|A\|} < 1 / \epsilon`, that is for norms below 8 in float32 and 18 in float64, whatever
     computes it. Complex matrices are transposed without conjugation.
 
@@ -142,10 +142,10 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
         \end{bmatrix}
 
     A1 is made of a triangle of the upper k rows of the n x k matrix X, B are the others. Where k is at most
-    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b],
-    [b I, 0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left
-    one, divided by b; computed in double precision. Square matrices are those of :func:`skew_exp`. Made of
-    differentiable operations.
+    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b
+    I, 0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left
+    one, divided by b; computed in double precision, and orthonormal to norms of 1e8. Square matrices are
+    those of :func:`skew_exp`. Made of differentiable operations.
 
     Args:
         X: tensor of shape :math:`(*, n, k)`; float32, float64, bfloat16 or float16 (computed in float32), or
@@ -176,12 +176,12 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
 
 def _tall(X: Tensor, lower: bool) -> Tensor:
     n, k = X.shape[-2:]
-    T, B = X[..., :k, :], X[..., k:, :]
-    T = T.tril() if lower else -T.triu().mH
+    T, B, diagonal = X[..., :k, :], X[..., k:, :], 0 if X.is_complex() else 1
+    T = T.tril(-diagonal) if lower else -T.triu(diagonal).mH
     if not _has_closed_form(n, k, X.dtype):
         padded = nn.functional.pad(torch.cat([T, B], -2), (0, n - k))
         return skew_exp(padded, True)[..., :k]
-    double = torch.complex128 if X.is_complex() else torch.float64
+    double = double_of(X)
     T, C = T.to(double), B.to(double)
     S = C.mH @ C
     size = torch.linalg.matrix_norm(S.detach(), keepdim=True).sqrt()
@@ -189,7 +189,11 @@ def _tall(X: Tensor, lower: bool) -> Tensor:
     I = torch.eye(k, dtype=double, device=X.device)
     left = torch.cat([T - T.mH, b * I], -2)
     E = matrix_exp(torch.cat([left, torch.cat([-S / b, torch.zeros_like(S)], -2)], -1))[..., :k]
-    return torch.cat([E[..., :k, :], C @ (E[..., k:, :] / b)], -2).to(X.dtype)
+    Q = torch.cat([E[..., :k, :], C @ (E[..., k:, :] / b)], -2)
+    if X.dtype == double:  # Z is not skew: squaring it leaves what one step of Newton and Schulz takes away
+        P = Q.detach()
+        Q = Q - P @ (P.mH @ P - I) / 2
+    return Q.to(X.dtype)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------
@@ -200,7 +204,7 @@ class MatrixExponential(nn.Module):
 
     .. math:: \exp(X) = \sum_{i \ge 0} X^i / i!
 
-    After :class:`Skew` or :class:`Symmetric`; :class:`SkewExponential` and :class:`PositiveDefinite` are both
+    After :class:`Skew` or :class:`Symmetric`: :class:`SkewExponential` and :class:`PositiveDefinite` are both
     in one. An orthogonal matrix of determinant 1, or a positive definite one, can be assigned.
 
     Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
@@ -219,29 +223,28 @@ class MatrixExponential(nn.Module):
 
     def right_inverse(self, Y: Tensor) -> Tensor:
         """Returns the principal logarithm of ``Y``: skew-symmetric of an orthogonal matrix of determinant 1,
-        symmetric of a positive definite one.
+        symmetric of a positive definite one. A parametrization before this one takes of it what it can: after
+        :class:`Skew` only the first can be assigned, after :class:`Symmetric` only the second.
 
         Raises:
-            NotOrthogonalError: ``Y`` is neither orthogonal nor symmetric; a ValueError. Nothing is changed.
-            NotPositiveDefiniteError: ``Y`` is symmetric and neither; a ValueError.
-            ValueError, TypeError: as :func:`~fastparam.functional.matrix_exp`; or ``Y`` is orthogonal of
-                determinant -1.
+            NotOrthogonalError: ``Y`` is neither symmetric nor orthogonal, or of determinant -1; a ValueError.
+                Nothing is changed.
+            NotPositiveDefiniteError: ``Y`` is symmetric and not positive definite; a ValueError.
+            ValueError, TypeError: as :func:`~fastparam.functional.matrix_exp`.
         """
         check_square("MatrixExponential", Y, "Y")
         Y = Y.detach()
-        try:
-            precise = checked_orthogonal("MatrixExponential", Y)
-        except NotOrthogonalError:
-            if not is_symmetric(Y):
-                raise
+        # Near the identity both are possible, and the one that it is nearer to is meant.
+        if not has_no_data(Y) and is_symmetric(Y) and asymmetry(Y) <= orthogonality_defect(Y):
             return symmetric_logarithm("MatrixExponential", Y).to(Y.dtype)
-        if not has_no_data(Y) and not Y.is_complex() and bool((torch.linalg.det(precise) < 0).any()):
+        Q = checked_orthogonal("MatrixExponential", Y)
+        if not has_no_data(Y) and not Y.is_complex() and bool((torch.linalg.det(Q) < 0).any()):
             raise _determinant("MatrixExponential", "SkewExponential()")
-        return skew_logarithm(precise).to(Y.dtype)
+        return skew_logarithm(Q).to(Y.dtype)
 
 
-def _determinant(op: str, remedy: str) -> ValueError:
-    return ValueError(
+def _determinant(op: str, remedy: str) -> NotOrthogonalError:
+    return NotOrthogonalError(
         f"{op}: expected a matrix of determinant 1, got one of determinant -1, "
         f"which the exponential does not reach without {remedy}"
     )
@@ -390,7 +393,7 @@ class PositiveDefinite(nn.Module):
         """
         check_square("PositiveDefinite", P, "P")
         if P.is_complex():
-            raise ValueError("PositiveDefinite: expected a real matrix to assign, got a complex one")
+            raise ValueError("PositiveDefinite: expected a real weight, got a complex one")
         A = symmetric_logarithm("PositiveDefinite", P.detach())
         return (A.tril() if self.lower else A.triu()).to(P.dtype)
 

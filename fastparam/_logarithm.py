@@ -43,6 +43,12 @@ class _Logarithm(torch.autograd.Function):
     def backward(ctx: Any, *G: Any) -> Any:
         raise NotImplementedError(f"{ctx.op}: the logarithm has no derivative; detach its argument")
 
+    jvp = backward
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, op: str, rule: Any, X: Tensor) -> Any:
+        return _Logarithm.apply(op, rule, X.movedim(in_dims[2], 0)), 0  # type: ignore[no-untyped-call]
+
 
 def log_orthogonal(Q: Tensor) -> Tensor:
     r"""Returns the principal logarithm of orthogonal matrices of determinant 1, or of unitary ones.
@@ -130,15 +136,19 @@ def is_symmetric(P: Tensor) -> bool:
     return bool(((P - P.mH).abs().amax((-2, -1)) <= 100 * torch.finfo(P.dtype).eps * size).all())
 
 
+def asymmetry(P: Tensor) -> float:
+    """max |P - P^H|."""
+    return float((P - P.mH).abs().amax())
+
+
 def symmetric_logarithm(op: str, P: Tensor) -> Tensor:
     """Of the matrices, in double precision; raises NotPositiveDefiniteError."""
     precise = P.to(double_of(P))
     if has_no_data(P):
         return precise
     if not is_symmetric(P):
-        error = float((precise - precise.mH).abs().amax())
         raise NotPositiveDefiniteError(
-            f"{op}: expected a symmetric matrix, got one with max |P - P^T| = {error:.2g}"
+            f"{op}: expected a symmetric matrix, got one with max |P - P^T| = {asymmetry(precise):.2g}"
         )
     values, V = torch.linalg.eigh((precise + precise.mH) / 2)
     smallest = float(values.amin())

@@ -219,7 +219,8 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     .. math:: \text{fastparam::op}(X) \mapsto \text{an expression of ATen ops of the same value}
 
     For ``run_decompositions`` of an exported program, which then runs, or is lowered further, where this
-    package is not. The values are those of the ops up to rounding; the expressions are slower.
+    package is not. The values are those of the ops up to rounding; the expressions are slower, and those of
+    exponentials are NaN from a norm of :math:`2^{31}` on.
 
     Example:
         >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))

@@ -109,7 +109,7 @@ def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool 
     return matrix_product(base.to(X.dtype), stiefel_cayley(X, alpha, lower))
 
 
-_SQUARINGS = 16  # of matrices of norm 2^15
+_SQUARINGS = 32  # of matrices of norm 2^31
 
 
 def matrix_exp(A: Tensor) -> Tensor:

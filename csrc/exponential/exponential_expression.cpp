@@ -53,14 +53,16 @@ Tensor by_squaring(const Tensor& A) {
 
 // exp [[A, E], [0, A]] has the derivative in its upper right block. A power of two makes E small, which
 // leaves the norm of the block, and so how often it is squared, to A.
+constexpr int kSmall = 20;
 Tensor frechet(const Tensor& A, const Tensor& E) {
   if (A.numel() == 0) return E;
   const int64_t n = A.size(-1);
-  const Tensor exponents = std::get<1>(at::frexp(E.abs().amax({-2, -1}, /*keepdim=*/true))) + 20;
-  const Tensor small = at::ldexp(E, -exponents);
+  const Tensor exponents = std::get<1>(at::frexp(E.abs().amax({-2, -1}, /*keepdim=*/true)));
+  const Tensor small = at::ldexp(E, -(exponents + kSmall));
   const Tensor left = at::cat({A, at::zeros_like(A)}, -2), right = at::cat({small, A}, -2);
   const Tensor P = by_squaring(at::cat({left, right}, -1));
-  return at::ldexp(P.narrow(-2, 0, n).narrow(-1, n, n), exponents);
+  // In two steps, of which neither factor overflows.
+  return at::ldexp(P.narrow(-2, 0, n).narrow(-1, n, n) * std::ldexp(1.0, kSmall + 1), exponents - 1);
 }
 
 template <class Map>

@@ -219,7 +219,8 @@ def _is_orthogonal(Q: Tensor) -> bool:
     if Q.shape[-2] != n or has_no_data(Q):
         return False
     precise = Q.to(torch.promote_types(Q.dtype, torch.float32))
-    E = precise.mH @ precise
+    with without_autocast(Q):
+        E = precise.mH @ precise
     E.diagonal(dim1=-2, dim2=-1).sub_(1)
     return bool(E.abs().amax() <= min(0.05, 10 * n * torch.finfo(Q.dtype).eps))
 

@@ -107,6 +107,10 @@ def test_what_is_not_finite_stays_in_its_matrix(f, n):
         tensors = (given, torch.ones_like(X)) if f is matrix_exp else (torch.ones_like(X), given)
         L = getattr(ops, word).default(*tensors, *arguments)
         assert L[finite].isfinite().all()
+        read = torch.ones(n, n, dtype=torch.bool)  # and nothing is written elsewhere
+        if f is not matrix_exp:
+            read = read.tril(-(f is skew_exp)) if lower else read.triu(int(f is skew_exp))
+        assert torch.equal(L[~finite].isnan(), read.expand(L[~finite].shape))
 
 
 @DTYPES
@@ -186,6 +190,24 @@ def test_derivatives_of_tall(shape, dtype):
         at.requires_grad_()
         torch.autograd.gradcheck(f, at, check_forward_ad=True, fast_mode=True)
         torch.autograd.gradgradcheck(f, at, fast_mode=True)
+
+
+def test_tall_of_large_norms():
+    """Orthonormal in the closed form, too, whose matrix is not skew; the diagonal is not read."""
+    X = torch.randn(97, 20, dtype=F64)
+    X /= torch.linalg.matrix_norm(X, 2)
+    for norm in (1.0, 1e3, 1e5, 1e7):
+        assert defect(stiefel_exp(norm * X)) <= 1e-13
+        assert defect(stiefel_exp((norm * X).float())) <= 1e-6
+    hole = X.clone().fill_diagonal_(math.nan)
+    for lower in (False, True):
+        assert torch.equal(stiefel_exp(hole, lower), stiefel_exp(X, lower))
+
+
+def test_complex_derivative_along_a_large_direction():
+    A, E = torch.randn(2, 3, 3, dtype=torch.complex64)
+    L = exp_frechet(A, E * 1e35)
+    torch.testing.assert_close(L / 1e35, exp_frechet(A, E), rtol=1e-5, atol=1e-5)
 
 
 def test_tall_half_types_are_computed_in_float32():

@@ -234,6 +234,8 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
   FASTPARAM_INLINE Matrix finish(const Result& result, bool lower) const {
     const Matrix O{dual_, result.i};
     V* const x = at(O);
+    if (!all(bit_cast<Mask>(result.poison == T(0))))
+      each([&](int e) __attribute__((always_inline)) { x[e] += result.poison; });
     if (!dual_ && structure_ == Structure::symmetric) mirror(O, 1);
     if (dual_ && known()) {
       const T sign = structure_ == Structure::skew ? -1 : 1;
@@ -247,8 +249,6 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
         }
       }
     }
-    if (!all(bit_cast<Mask>(result.poison == T(0))))
-      each([&](int e) __attribute__((always_inline)) { x[e] += result.poison; });
     return O;
   }
 };
