@@ -169,9 +169,9 @@ def test_nodes_are_nodes_of_torch(case):
 
 def test_flops_of_every_op_with_products():
     """Of a square matrix one product forward and two backward, of a tall one those of its blocks; of an
-    exponential four, and three times as many.
+    exponential four, and three times as many; of reflections four times as many.
     """
-    families = ("cayley", "exp")
+    families = ("cayley", "exp", "householder")
     assert {op.name for op in OPS if op.flops} == {
         op.name for op in OPS if any(family in op.name for family in families)
     }
@@ -185,13 +185,14 @@ def test_flops_of_every_op_with_products():
         (F.matrix_exp, (5, 5), 4 * square),
         (F.skew_exp, (3, 5, 5), 12 * square),
         (F.symmetric_exp, (5, 5), 4 * square),
+        (F.householder, (2, 10, 4), 2 * 2 * 10 * 4 * 4),
     ):
         X = torch.randn(shape, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
             Y = f(X)
             forward = counter.get_total_flops()
             Y.sum().backward()
-        both = (4 if "exp" in f.__name__ else 3) * expected
+        both = {F.householder: 5}.get(f, 4 if "exp" in f.__name__ else 3) * expected
         assert (forward, counter.get_total_flops()) == (expected, both), f.__name__
     for batch in (0, 1, 3):
         with FlopCounterMode(display=False) as counter:
