@@ -6,6 +6,8 @@
 // `check` has the arguments of the op and returns nothing; it is the shape rule that Meta calls, too.
 #pragma once
 
+#include <type_traits>
+
 #include "shapes.h"
 
 namespace fastparam {
@@ -36,7 +38,7 @@ template <auto check, auto expression, auto kernel, class... Rest>
 struct Dispatch<check, expression, kernel, void (*)(const Tensor&, Rest...)> {
   static Tensor run(const Tensor& X, Rest... rest) {
     check(X, rest...);
-    if constexpr (kernel != nullptr)
+    if constexpr (!std::is_null_pointer_v<decltype(kernel)>)
       if (!X.is_complex()) return kernel(X, rest...);
     warn_no_kernel(X);
     return expression(X, rest...);
