@@ -332,7 +332,17 @@ def plot(rows: list[Row], path: Path) -> None:
 
 
 MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
-HIGHLIGHTS = ("1024x1024", "8x512x512", "512x512x3x3", "8x8", "256x32x32", "1024x64", "900x48")
+HIGHLIGHTS = (
+    "1024x1024",
+    "8x512x512",
+    "512x512x3x3",
+    "8x8",
+    "256x32x32",
+    "64x32x32",
+    "1024x8x8",
+    "1024x64",
+    "900x48",
+)
 
 
 def highlights(path: Path) -> str:
