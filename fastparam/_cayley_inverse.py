@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 
 import torch
@@ -16,79 +15,6 @@ _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch
 _LOST = 0.2  # a loss that no rounding explains, not even to bfloat16: X has no digits in its dtype
 # Entries of alpha X from which the matrix, in its dtype, no longer tells them, and no gradient reaches them.
 _FAR = {torch.float32: 1e4, torch.complex64: 1e4, torch.float64: 1e8, torch.complex128: 1e8}
-# The dtypes that a matrix may have been rounded to before.
-_HALF = (torch.float16, torch.bfloat16)
-_LOWER = {torch.float32: _HALF, torch.float64: (torch.float32, *_HALF), torch.complex128: (torch.complex64,)}
-
-
-class NotOrthogonalError(ValueError, NotImplementedError):
-    r"""A matrix has no inverse under a map onto orthogonal matrices.
-
-    .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
-
-    An assignment shows it to the user; on registration torch takes the second base class as "start from this
-    weight as the free parameter".
-
-    Example:
-        >>> try:
-        ...     fastparam.SkewCayley().right_inverse(2 * torch.eye(3))
-        ... except fastparam.NotOrthogonalError as e:
-        ...     print(e)
-        SkewCayley: expected a matrix with orthonormal rows and columns, got one with max |Q^T Q - I| = 3
-    """
-
-
-def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
-    """Returns the (tall) matrices in double precision; raises NotOrthogonalError unless their columns are
-    orthonormal.
-
-    As far as the dtype tells: also of a matrix that was rounded to a lower one and is kept in this, whose
-    nearest orthogonal matrix is returned.
-    """
-    precise = Q.to(double_of(Q))
-    if has_no_data(Q):
-        return precise
-    tolerance = _tolerance(Q.dtype, Q.shape[-2])
-    if (
-        Q.dtype in (torch.float32, torch.complex64) and orthogonality_defect(Q) <= tolerance
-    ):  # at half the cost
-        return precise
-    error = orthogonality_defect(precise)
-    if error <= tolerance:
-        return precise
-    for lower in _LOWER.get(Q.dtype, ()):
-        if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
-            return nearest_orthogonal(precise)
-    which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
-    raise NotOrthogonalError(
-        f"{op}: expected a matrix with orthonormal {which}, got one with max |Q^T Q - I| = {error:.2g}"
-    )
-
-
-def orthogonality_defect(Q: Tensor) -> float:
-    """max |Q^H Q - I|."""
-    E = Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    return float(E.abs().amax())
-
-
-def _tolerance(dtype: torch.dtype, n: int) -> float:
-    return min(0.05, 1000 * math.sqrt(n) * torch.finfo(dtype).eps)
-
-
-def nearest_orthogonal(Q: Tensor) -> Tensor:
-    """Newton's iteration Q (3 I - Q^H Q) / 2 for the polar factor of a matrix near to it."""
-    I = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    for _ in range(8):
-        E = Q.mH @ Q
-        if (E - I).abs().amax() <= 4 * torch.finfo(Q.dtype).eps:
-            break
-        Q = Q @ (1.5 * I - 0.5 * E)
-    return Q
-
-
-def double_of(Q: Tensor) -> torch.dtype:
-    """The double precision dtype of a real or complex tensor."""
-    return torch.complex128 if Q.is_complex() else torch.float64
 
 
 def greedy_signs(Q: Tensor) -> Tensor:

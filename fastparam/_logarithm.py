@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import check_square, has_no_data
-from ._cayley_inverse import checked_orthogonal, double_of, nearest_orthogonal
+from ._orthogonality import checked_orthogonal, double_of, nearest_orthogonal
 
 
 class NotPositiveDefiniteError(ValueError, NotImplementedError):
@@ -69,9 +69,8 @@ def log_orthogonal(Q: Tensor) -> Tensor:
         TypeError: ``Q`` is not a tensor.
         NotImplementedError: a gradient is asked for.
 
-    Source: by the symmetric eigenproblems of :math:`Q + Q^H` and of the Cayley transform's square, so that
-        equal
-    angles do no harm.
+    Source: symmetric eigenproblems alone, of :math:`Q + Q^H` and of the square of the Cayley transform, so
+    that equal angles do no harm.
 
     Example:
         >>> fastparam.functional.log_orthogonal(torch.tensor([[0., -1.], [1., 0.]]))
@@ -86,9 +85,7 @@ def log_orthogonal(Q: Tensor) -> Tensor:
 def log_positive_definite(P: Tensor) -> Tensor:
     r"""Returns the principal logarithm of symmetric (Hermitian) positive definite matrices.
 
-    .. math:: A = V \, \mathrm{diag}(\log \lambda) \, V^H \quad \text{with} \quad P = V \,
-    \mathrm{diag}(\lambda)
-        \, V^H
+    .. math:: A = V \, \mathrm{diag}(\log \lambda) \, V^H, \qquad P = V \, \mathrm{diag}(\lambda) \, V^H
 
     Symmetric bit for bit. It has no derivative.
 

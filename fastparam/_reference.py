@@ -62,9 +62,7 @@ def skew_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tenso
 def skew_cayley_backward(
     G: Tensor, Q: Tensor, alpha: float = 1.0, lower: bool = False, signs: Tensor | None = None
 ) -> Tensor:
-    D = cayley_backward(G, Q, alpha, signs)
-    D = D - D.mH
-    return D.tril(0 if Q.is_complex() else -1) if lower else D.triu(0 if Q.is_complex() else 1)
+    return _skew_adjoint(cayley_backward(G, Q, alpha, signs), lower)
 
 
 def skew_cayley_packed(v: Tensor, alpha: float = 1.0) -> Tensor:
@@ -150,14 +148,17 @@ def _skew(X: Tensor, lower: bool) -> Tensor:
     return T - T.mH
 
 
+def _skew_adjoint(D: Tensor, lower: bool) -> Tensor:
+    D = D - D.mH
+    return D.tril(0 if D.is_complex() else -1) if lower else D.triu(0 if D.is_complex() else 1)
+
+
 def skew_exp(X: Tensor, lower: bool = False) -> Tensor:
     return matrix_exp(_skew(X, lower))
 
 
 def skew_exp_backward(G: Tensor, X: Tensor, lower: bool = False) -> Tensor:
-    D = exp_frechet(_skew(X, lower).mH, G)
-    D = D - D.mH
-    return D.tril(0 if X.is_complex() else -1) if lower else D.triu(0 if X.is_complex() else 1)
+    return _skew_adjoint(exp_frechet(_skew(X, lower).mH, G), lower)
 
 
 def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:

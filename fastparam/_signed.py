@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ._arguments import check_flag, ordinary
-from ._cayley_inverse import checked_orthogonal
+from ._orthogonality import checked_orthogonal
 
 
 class Signed(nn.Module):

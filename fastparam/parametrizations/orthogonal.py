@@ -14,8 +14,10 @@ from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
-from .._cayley import SkewCayley, trivialized_cayley
-from .._exponential import PositiveDefinite, SkewExponential, stiefel_exp
+from .._cayley import trivialized_cayley
+from .._cayley_module import SkewCayley
+from .._exponential import stiefel_exp
+from .._exponential_module import PositiveDefinite, SkewExponential
 from .._householder import householder
 from .._sharding import beside
 from .._signed import plain

@@ -12,7 +12,8 @@ from table import F64, REAL
 from test_orthogonal import holder, register
 
 from fastparam import CayleyMap, NotOrthogonalError, SkewCayley
-from fastparam._cayley_inverse import double_of, greedy_signs
+from fastparam._cayley_inverse import greedy_signs
+from fastparam._orthogonality import double_of
 from fastparam.functional import cayley, cayley_inverse
 
 ROUND_TRIP = {torch.float32: 1e-5, F64: 1e-12, torch.bfloat16: 0.05, torch.float16: 0.01}

@@ -1,0 +1,225 @@
+"""The Cayley map as modules for ``torch.nn.utils.parametrize``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._arguments import check_flag, check_integer, check_matrices, check_square, check_tensor
+from ._cayley import cayley, nonzero, skew_cayley, stiefel_cayley
+from ._cayley_inverse import inverse_with_signs
+from ._sharding import beside, whole
+from ._signed import Signed
+
+
+class _CayleyMap(Signed):
+    """Q = map(X) D by a Cayley map."""
+
+    alpha: float
+
+    def __init__(self, alpha: float, signs: bool) -> None:
+        alpha = nonzero(self.op, alpha)
+        super().__init__(signs)
+        self.alpha = alpha
+
+    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return inverse_with_signs(self.op, Q, dtype, self.alpha, signs, self.remedy)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}"
+
+
+class CayleyMap(_CayleyMap):
+    r"""Maps skew-symmetric matrices to orthogonal ones: parametrization by
+    :func:`~fastparam.functional.cayley`, after :class:`Skew`.
+
+    .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D
+
+    A drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial: the same values and, both ways, the
+    same ``state_dict``.
+
+    Args:
+        n: order of the matrices. With it there is the tutorial's identity, a buffer ``Id``; the map does not
+            use it.
+        alpha: the convention, see :func:`~fastparam.functional.cayley`.
+        signs: keep the signs D as a buffer ``signs`` of shape (..., n), see :class:`SkewCayley`. Without it D
+            = I, and matrices with an eigenvalue -1, among them all of determinant -1, cannot be assigned.
+
+    Raises:
+        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``n`` not a positive int, or ``signs``
+        not a bool.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.Skew())
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.CayleyMap())
+        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(4), atol=1e-6)
+        True
+    """
+
+    Id: Tensor
+    n: int | None
+    op: str = "CayleyMap"
+
+    def __init__(self, n: int | None = None, *, alpha: float = 1.0, signs: bool = False) -> None:
+        super().__init__(alpha, signs)
+        if n is not None:
+            n = check_integer("CayleyMap", "n", n)
+            if n < 1:
+                raise ValueError(f"CayleyMap: expected n to be positive, got {n}")
+            self.register_buffer("Id", torch.eye(n))
+        self.n = n
+
+    def reset_parameters(self) -> None:
+        """Makes all signs positive, and ``Id`` the identity."""
+        super().reset_parameters()
+        if self.n is not None:
+            with torch.no_grad():
+                self.get_buffer("Id").copy_(torch.eye(self.n))
+
+    def forward(self, A: Tensor) -> Tensor:
+        """Returns the Cayley map of ``A``, of shape (..., n, n), times the signs."""
+        self._check_order("A", A)
+        return cayley(A, self.alpha, beside(A, self.signs))
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        r"""Returns the skew-symmetric ``A`` with :math:`\mathrm{forward}(A) = Q`, up to rounding.
+
+        Exact for every orthogonal (unitary) ``Q``; without ``signs``, for those that have no eigenvalue near
+        -1. Signs change as
+        :meth:`SkewCayley.right_inverse` says.
+
+        Raises:
+            NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
+            ValueError, TypeError: as :func:`~fastparam.functional.cayley`; or ``Q`` needs signs, and there
+            are none.
+        """
+        check_square("CayleyMap", Q, "Q")
+        self._check_order("Q", Q)
+        return self._inverse(Q).to(Q.dtype)
+
+    def _check_order(self, argument: str, X: Tensor) -> None:
+        check_tensor("CayleyMap", argument, X)
+        if self.n is not None and X.shape[-1:] != (self.n,):
+            raise ValueError(f"CayleyMap: expected {argument} of order n = {self.n}, got {tuple(X.shape)}")
+
+    def extra_repr(self) -> str:
+        order = "" if self.n is None else f"{self.n}, "
+        return order + super().extra_repr() + ", signs=True" * self.with_signs
+
+
+class SkewCayley(_CayleyMap):
+    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_cayley`, :class:`Skew`
+    and :class:`CayleyMap` fused.
+
+    .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
+
+    A tall weight gets orthonormal columns, a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_cayley`). A weight that is orthogonal on registration is kept, as
+    far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+
+    The map alone reaches no matrix with an eigenvalue -1. The diagonal D of signs, a buffer ``signs`` of
+    shape (..., k) with
+    :math:`k = \min(n, k)` entries per matrix, reaches every orthogonal one. All signs are 1 until a matrix is
+    assigned that needs others. They are a tensor of the dtype of the weight: what is negative counts as -1,
+    all else as 1.
+
+    Recurrent layers keep the kernels of their gates in one tensor: with ``blocks`` each of as many blocks of
+    rows is mapped by itself.
+
+    Args:
+        alpha: the convention, see :func:`~fastparam.functional.cayley`.
+        lower: keep the free parameters in the lower triangle instead of the upper.
+        signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an
+            eigenvalue -1 cannot be assigned.
+        blocks: of rows, one above the other, that are orthogonal each: 3 for ``weight_hh_l0`` of
+            :class:`torch.nn.GRU`, 4 for that of :class:`torch.nn.LSTM`, which read their weights several
+            times per call: once, inside ``parametrize.cached()``. The signs of more than one block have the
+            shape (..., blocks, k).
+
+    Raises:
+        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``lower`` or ``signs`` not a bool, or
+            ``blocks`` not a positive int.
+
+    .. note::
+        An instance belongs to one weight. The signs are made when it is registered. Weights that are tied
+        share the instance too: two instances on one raw tensor would keep signs of their own.
+
+    Example:
+        >>> layer = torch.nn.Linear(3, 5)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.SkewCayley())
+        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(3), atol=1e-6)
+        True
+        >>> layer.weight = -layer.weight
+        >>> gru = torch.nn.GRU(8, 4)
+        >>> _ = parametrize.register_parametrization(gru, "weight_hh_l0", fastparam.SkewCayley(blocks=3))
+        >>> reset, update, new = gru.weight_hh_l0.split(4)
+        >>> torch.allclose(new.mT @ new, torch.eye(4), atol=1e-6)
+        True
+    """
+
+    lower: bool
+    blocks: int = 1
+    op: str = "SkewCayley"
+
+    def __init__(
+        self, alpha: float = 1.0, lower: bool = False, signs: bool = True, *, blocks: int = 1
+    ) -> None:
+        blocks = check_integer(self.op, "blocks", blocks)
+        if blocks < 1:
+            raise ValueError(f"{self.op}: expected blocks to be positive, got {blocks}")
+        super().__init__(alpha, signs)
+        self.lower, self.blocks = check_flag(self.op, "lower", lower), blocks
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
+        the signs.
+        """
+        check_tensor(self.op, "X", X)
+        X = self._split("X", X)
+        square = X.dim() < 2 or X.shape[-2] == X.shape[-1]
+        signs = beside(X, self.signs)
+        return self._joined((skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, signs))
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not
+        read.
+
+        Exact for every ``Q`` with orthonormal columns (rows, if wide); without ``signs``, for those that have
+        no eigenvalue near -1. A matrix whose present signs do not serve gets others. Where ``Q``, rounded to
+        its dtype, no longer determines ``X`` (norms of 1e4 in float32, 100 in bfloat16) they may change
+        although they would serve, also when torch tries the inverse while it registers a second
+        parametrization.
+
+        Raises:
+            NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
+            ValueError, TypeError: as :func:`~fastparam.functional.stiefel_cayley`; or ``Q`` needs signs, and
+            there are none.
+        """
+        check_matrices(self.op, Q, "Q")
+        Q = self._split("Q", Q)
+        wide = Q.shape[-2] < Q.shape[-1]
+        X = self._inverse(Q.mT if wide else Q)
+        X.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
+        k = X.shape[-1]
+        X = X.tril() if self.lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
+        return self._joined((X.mT if wide else X).to(Q.dtype).contiguous())
+
+    def _split(self, argument: str, X: Tensor) -> Tensor:
+        if self.blocks == 1:
+            return X
+        check_matrices(self.op, X, argument)
+        if X.shape[-2] % self.blocks:
+            raise ValueError(
+                f"{self.op}: expected {argument} of shape (..., {self.blocks} n, k), got {tuple(X.shape)}"
+            )
+        # torch does not split a dimension whose shards are not whole blocks.
+        *batch, rows, columns = X.shape
+        return whole(X).reshape(*batch, self.blocks, rows // self.blocks, columns)
+
+    def _joined(self, Q: Tensor) -> Tensor:
+        return Q if self.blocks == 1 else Q.flatten(-3, -2)
+
+    def extra_repr(self) -> str:
+        words = ", lower=True" * self.lower + ", signs=False" * (not self.with_signs)
+        return super().extra_repr() + words + f", blocks={self.blocks}" * (self.blocks > 1)

@@ -1,0 +1,215 @@
+"""The matrix exponential as modules for ``torch.nn.utils.parametrize``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ._arguments import check_flag, check_matrices, check_square, has_no_data
+from ._exponential import matrix_exp, stiefel_exp, symmetric_exp
+from ._logarithm import asymmetry, is_symmetric, skew_logarithm, symmetric_logarithm
+from ._orthogonality import NotOrthogonalError, checked_orthogonal, orthogonality_defect
+from ._sharding import beside
+from ._signed import Signed
+
+
+class MatrixExponential(nn.Module):
+    r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite.
+
+    .. math:: \exp(X) = \sum_{i \ge 0} X^i / i!
+
+    After :class:`Skew` or :class:`Symmetric`: :class:`SkewExponential` and :class:`PositiveDefinite` are both
+    in one. An orthogonal matrix of determinant 1, or a positive definite one, can be assigned.
+
+    Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.Skew())
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.MatrixExponential())
+        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(4), atol=1e-5)
+        True
+    """
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns the exponential of ``X``, of shape (..., n, n)."""
+        return matrix_exp(X)
+
+    def right_inverse(self, Y: Tensor) -> Tensor:
+        """Returns the principal logarithm of ``Y``: skew-symmetric of an orthogonal matrix of determinant 1,
+        symmetric of a positive definite one. A parametrization before this one takes of it what it can: after
+        :class:`Skew` only the first can be assigned, after :class:`Symmetric` only the second.
+
+        Raises:
+            NotOrthogonalError: ``Y`` is neither symmetric nor orthogonal, or of determinant -1; a ValueError.
+                Nothing is changed.
+            NotPositiveDefiniteError: ``Y`` is symmetric and not positive definite; a ValueError.
+            ValueError, TypeError: as :func:`~fastparam.functional.matrix_exp`.
+        """
+        check_square("MatrixExponential", Y, "Y")
+        Y = Y.detach()
+        # Near the identity both are possible, and the one that it is nearer to is meant.
+        if not has_no_data(Y) and is_symmetric(Y) and asymmetry(Y) <= orthogonality_defect(Y):
+            return symmetric_logarithm("MatrixExponential", Y).to(Y.dtype)
+        Q = checked_orthogonal("MatrixExponential", Y)
+        if not has_no_data(Y) and not Y.is_complex() and bool((torch.linalg.det(Q) < 0).any()):
+            raise _determinant("MatrixExponential", "SkewExponential()")
+        return skew_logarithm(Q).to(Y.dtype)
+
+
+def _determinant(op: str, remedy: str) -> NotOrthogonalError:
+    return NotOrthogonalError(
+        f"{op}: expected a matrix of determinant 1, got one of determinant -1, "
+        f"which the exponential does not reach without {remedy}"
+    )
+
+
+class SkewExponential(Signed):
+    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_exp`, :class:`Skew`
+    and :class:`MatrixExponential` fused.
+
+    .. math:: Q = \exp(A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
+
+    A tall weight gets orthonormal columns, a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_exp`). A square weight that is orthogonal on registration is kept,
+    as far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+
+    The exponential alone has the determinant 1. The diagonal D of signs, a buffer ``signs`` of shape (..., n)
+    of square weights, reaches the others: it is kept and read as that of :class:`SkewCayley`. Tall and wide
+    weights cannot be assigned to: :class:`SkewCayley` and the trivialized ``orthogonal`` can.
+
+    Args:
+        lower: keep the free parameters in the lower triangle instead of the upper.
+        signs: without them D = I, and matrices of determinant -1 cannot be assigned.
+
+    Raises:
+        TypeError: ``lower`` or ``signs`` is not a bool.
+
+    Source: Lezcano-Casado and Martinez-Rubio, Cheap orthogonal constraints in neural networks, 2019.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.SkewExponential())
+        >>> torch.allclose(layer.weight.mT @ layer.weight, torch.eye(4), atol=1e-6)
+        True
+        >>> layer.weight = -torch.eye(4)
+    """
+
+    lower: bool
+    op: str = "SkewExponential"
+
+    def __init__(self, lower: bool = False, signs: bool = True) -> None:
+        lower = check_flag(self.op, "lower", lower)
+        super().__init__(signs)
+        self.lower = lower
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
+        the signs.
+        """
+        Q = stiefel_exp(X, self.lower)
+        signs = beside(X, self.signs)
+        if signs is None:
+            return Q
+        negative = signs.real < 0
+        return torch.where(negative.unsqueeze(-2), -Q, Q)
+
+    def right_inverse(self, Q: Tensor) -> Tensor:
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, of the square ``Q``: the
+        principal logarithm, and zeros where it is not read. A matrix whose present signs do not serve gets
+        others.
+
+        Raises:
+            NotOrthogonalError: ``Q`` is not orthogonal, not finite, or of determinant -1 where there are no
+                signs; a ValueError. Nothing is changed.
+            NotImplementedError: ``Q`` is not square.
+            ValueError, TypeError: as :func:`~fastparam.functional.skew_exp`.
+        """
+        check_matrices(self.op, Q, "Q")
+        if Q.shape[-2] != Q.shape[-1]:
+            raise NotImplementedError(
+                f"{self.op}: only square weights can be assigned; SkewCayley and the orthogonal of "
+                f"parametrizations take tall and wide ones, got {tuple(Q.shape)}"
+            )
+        X = self._inverse(Q)
+        X.diagonal(dim1=-2, dim2=-1).div_(2)  # of complex matrices counted twice by T - T^H
+        return (X.tril() if self.lower else X.triu()).to(Q.dtype)
+
+    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if has_no_data(Q):
+            return torch.zeros_like(Q), None
+        changed = None
+        if signs is not None:
+            kept = torch.where(signs.real < 0, -1.0, 1.0).to(Q.dtype)
+            Q = Q * kept.unsqueeze(-2)
+        if not Q.is_complex():
+            mirrored = torch.linalg.det(Q) < 0
+            if mirrored.any():
+                if signs is None:
+                    raise _determinant(self.op, self.remedy)
+                # the column that has least to lose
+                column = Q.diagonal(dim1=-2, dim2=-1).argmin(-1, keepdim=True)
+                flips = torch.ones_like(kept).scatter(
+                    -1, column, torch.where(mirrored, -1.0, 1.0).unsqueeze(-1).to(kept)
+                )
+                Q, changed = Q * flips.unsqueeze(-2), (kept * flips).to(signs.dtype)
+        return skew_logarithm(Q), changed
+
+    def extra_repr(self) -> str:
+        return ", ".join(["lower=True"] * self.lower + ["signs=False"] * (not self.with_signs))
+
+
+class PositiveDefinite(nn.Module):
+    r"""Makes a weight symmetric positive definite: parametrization by
+    :func:`~fastparam.functional.symmetric_exp`, :class:`Symmetric` and :class:`MatrixExponential` fused.
+
+    .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
+
+    On the CPU symmetric bit for bit. Positive definite in floating point while :math:`e^{2 \|A\|} < 1 /
+    \epsilon`: for norms below 8 in float32 and 18 in float64, whatever computes it. A weight that is positive
+    definite on registration is kept; any other becomes the free parameter ``X`` as it stands.
+
+    Args:
+        lower: keep the free parameters in the lower triangle instead of the upper.
+
+    Raises:
+        TypeError: ``lower`` is not a bool.
+
+    Source: Arsigny et al., Geometric means in a novel vector space structure on symmetric positive-definite
+    matrices, 2007.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 4)
+        >>> _ = parametrize.register_parametrization(layer, "weight", fastparam.PositiveDefinite())
+        >>> torch.linalg.eigvalsh(layer.weight).min() > 0
+        tensor(True)
+        >>> layer.weight = 2 * torch.eye(4)
+    """
+
+    lower: bool
+
+    def __init__(self, lower: bool = False) -> None:
+        super().__init__()
+        self.lower = check_flag("PositiveDefinite", "lower", lower)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Returns the positive definite matrices of ``X``, of shape (..., n, n)."""
+        return symmetric_exp(X, self.lower)
+
+    def right_inverse(self, P: Tensor) -> Tensor:
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = P`, up to rounding: the triangle of the logarithm,
+        and zeros where it is not read.
+
+        Raises:
+            NotPositiveDefiniteError: ``P`` is not symmetric, not positive definite, or not finite; a
+                ValueError. Nothing is changed.
+            ValueError, TypeError: as :func:`~fastparam.functional.symmetric_exp`; or ``P`` is complex.
+        """
+        check_square("PositiveDefinite", P, "P")
+        if P.is_complex():
+            raise ValueError("PositiveDefinite: expected a real weight, got a complex one")
+        A = symmetric_logarithm("PositiveDefinite", P.detach())
+        return (A.tril() if self.lower else A.triu()).to(P.dtype)
+
+    def extra_repr(self) -> str:
+        return "lower=True" if self.lower else ""
