@@ -99,23 +99,6 @@ using OfPacked = Derivatives<SkewCayleyPacked, SkewCayleyPackedBackward, express
 
 // ---- shapes -----------------------------------------------------------------------------------------------
 
-Tensor cayley_meta(const Tensor& A, double alpha, const Signs& signs) {
-  check_cayley(A, alpha, signs);
-  return empty_like_contiguous(A);
-}
-Tensor cayley_backward_meta(const Tensor& G, const Tensor& Q, double alpha, const Signs& signs) {
-  check_cayley_backward(G, Q, alpha, signs);
-  return empty_like_contiguous(Q);
-}
-Tensor skew_cayley_meta(const Tensor& X, double alpha, bool lower, const Signs& signs) {
-  check_skew_cayley(X, alpha, lower, signs);
-  return empty_like_contiguous(X);
-}
-Tensor skew_cayley_backward_meta(const Tensor& G, const Tensor& Q, double alpha, bool lower,
-                                 const Signs& signs) {
-  check_skew_cayley_backward(G, Q, alpha, lower, signs);
-  return empty_like_contiguous(Q);
-}
 Tensor skew_cayley_packed_meta(const Tensor& v, double alpha) {
   check_skew_cayley_packed(v, alpha);
   return empty_unpacked_skew(v);
@@ -143,10 +126,10 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
-  m.impl("cayley", &cayley_meta);
-  m.impl("cayley_backward", &cayley_backward_meta);
-  m.impl("skew_cayley", &skew_cayley_meta);
-  m.impl("skew_cayley_backward", &skew_cayley_backward_meta);
+  m.impl("cayley", &Meta<check_cayley>::run);
+  m.impl("cayley_backward", &Meta<check_cayley_backward>::run);
+  m.impl("skew_cayley", &Meta<check_skew_cayley>::run);
+  m.impl("skew_cayley_backward", &Meta<check_skew_cayley_backward>::run);
   m.impl("skew_cayley_packed", &skew_cayley_packed_meta);
   m.impl("skew_cayley_packed_backward", &skew_cayley_packed_backward_meta);
 }

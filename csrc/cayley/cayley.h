@@ -10,6 +10,7 @@
 #include <cmath>
 #include <optional>
 
+#include "../core/expression.h"
 #include "../core/shapes.h"
 
 namespace fastparam {

@@ -13,16 +13,6 @@ namespace fastparam {
 
 namespace {
 
-Tensor stiefel_cayley_meta(const Tensor& X, double alpha, bool lower, const Signs& signs) {
-  check_stiefel_cayley(X, alpha, lower, signs);
-  return empty_like_contiguous(X);
-}
-Tensor stiefel_cayley_backward_meta(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha,
-                                    bool lower, const Signs& signs) {
-  check_stiefel_cayley_backward(G, X, Q, alpha, lower, signs);
-  return empty_like_contiguous(X);
-}
-
 struct StiefelNode : BackwardNode<StiefelNode, Tensor, Tensor, double, bool, Signs> {
   static std::string label() { return "stiefel_cayley_backward"; }
   static variable_list backward(const Needs&, const Tensor& G, const Tensor& X, const Tensor& Q,
@@ -85,8 +75,8 @@ TORCH_LIBRARY_IMPL(fastparam, CompositeImplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
-  m.impl("stiefel_cayley", &stiefel_cayley_meta);
-  m.impl("stiefel_cayley_backward", &stiefel_cayley_backward_meta);
+  m.impl("stiefel_cayley", &Meta<check_stiefel_cayley>::run);
+  m.impl("stiefel_cayley_backward", &Meta<check_stiefel_cayley_backward>::run);
 }
 
 TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {

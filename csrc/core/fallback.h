@@ -2,6 +2,7 @@
 //
 //   using OnCpu = Dispatch<check, expression, kernel>;   m.impl(name, &OnCpu::run)
 //   m.impl(name, &Dispatch<check, expression>::run)      every device without kernels
+//   m.impl(name, &Meta<check>::run)                      shapes alone
 //
 // `check` has the arguments of the op and returns nothing; it is the shape rule that Meta calls, too.
 #pragma once
@@ -30,6 +31,18 @@ inline void warn_no_kernel(const Tensor& X) {
                     "run the kernels");
   }
 }
+
+// The Meta kernel of an op whose result is like its first tensor.
+template <auto check, class Check = decltype(check)>
+struct Meta;
+
+template <auto check, class... Rest>
+struct Meta<check, void (*)(const Tensor&, Rest...)> {
+  static Tensor run(const Tensor& X, Rest... rest) {
+    check(X, rest...);
+    return empty_like_contiguous(X);
+  }
+};
 
 template <auto check, auto expression, auto kernel = nullptr, class Check = decltype(check)>
 struct Dispatch;

@@ -67,13 +67,6 @@ inline void check_like(const char* op, const char* argument, const Tensor& t, co
                     X.device(), ", got ", t.device());
 }
 
-namespace expression {
-
-// Conjugated for good: a kernel that torch.compile calls does not see the lazy conjugation of mH.
-inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
-
-}  // namespace expression
-
 // Outputs are contiguous whatever the strides of the input.
 inline Tensor empty_like_contiguous(const Tensor& X) { return X.new_empty_symint(X.sym_sizes()); }
 

@@ -128,18 +128,6 @@ struct Derivatives {
 using OfSkew = Derivatives<SkewExp, SkewExpBackward, expression::OfSkew>;
 using OfSymmetric = Derivatives<SymmetricExp, SymmetricExpBackward, expression::OfSymmetric>;
 
-// ---- shapes -----------------------------------------------------------------------------------------------
-
-template <auto check, class Check = decltype(check)>
-struct Meta;
-template <auto check, class... Rest>
-struct Meta<check, void (*)(const Tensor&, Rest...)> {
-  static Tensor run(const Tensor& X, Rest... rest) {
-    check(X, rest...);
-    return empty_like_contiguous(X);
-  }
-};
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fastparam, m) {

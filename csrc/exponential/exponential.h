@@ -2,6 +2,7 @@
 // expressions.
 #pragma once
 
+#include "../core/expression.h"
 #include "../core/shapes.h"
 
 namespace fastparam {

@@ -2,7 +2,6 @@
 #include "exponential.h"
 
 #include <ATen/ATen.h>
-#include <ATen/OpMathType.h>
 
 #include <cmath>
 
@@ -25,8 +24,6 @@ Tensor OfSymmetric::expand(const Tensor& X, bool lower) { return Symmetric::call
 Tensor OfSymmetric::collapse(const Tensor& G, bool lower) { return SymmetricAdjoint::call(G, lower); }
 
 namespace {
-
-Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())).contiguous(); }
 
 // exp(A): the Taylor polynomial of degree 16 of A / 2^s, four terms at a time, squared where a matrix is
 // to be. The host asks once how often: torch's own, which asks too, loses digits, in double some 40 times

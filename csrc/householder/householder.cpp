@@ -11,15 +11,6 @@
 namespace fastparam {
 namespace {
 
-Tensor householder_meta(const Tensor& X) {
-  check_householder(X);
-  return empty_like_contiguous(X);
-}
-Tensor householder_backward_meta(const Tensor& G, const Tensor& X) {
-  check_householder_backward(G, X);
-  return empty_like_contiguous(X);
-}
-
 struct HouseholderNode : BackwardNode<HouseholderNode, Tensor> {
   static std::string label() { return "householder_backward"; }
   static variable_list backward(const Needs&, const Tensor& G, const Tensor& X) {
@@ -58,8 +49,8 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
   m.def("householder_backward(Tensor G, Tensor X) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
-  m.impl("householder", &householder_meta);
-  m.impl("householder_backward", &householder_backward_meta);
+  m.impl("householder", &Meta<check_householder>::run);
+  m.impl("householder_backward", &Meta<check_householder_backward>::run);
 }
 TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_householder(m); }
 TORCH_LIBRARY_IMPL(fastparam, CPU, m) { register_householder(m); }

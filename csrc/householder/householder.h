@@ -1,6 +1,7 @@
 // Products of Householder reflections: shape rules and ATen expressions.
 #pragma once
 
+#include "../core/expression.h"
 #include "../core/shapes.h"
 
 namespace fastparam {

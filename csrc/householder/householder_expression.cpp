@@ -6,13 +6,10 @@
 #include "householder.h"
 
 #include <ATen/ATen.h>
-#include <ATen/OpMathType.h>
 
 namespace fastparam::expression {
 
 namespace {
-
-Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())).contiguous(); }
 
 Tensor upper_rows(const Tensor& X) { return X.narrow_symint(-2, 0, X.sym_size(-1)); }
 

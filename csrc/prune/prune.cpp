@@ -13,11 +13,6 @@ namespace fastparam {
 
 namespace {
 
-Tensor masked_prune_meta(const Tensor& X, const Tensor& mask) {
-  check_prune(X, mask);
-  return empty_like_contiguous(X);
-}
-
 Tensor pack_mask_meta(const Tensor& mask) {
   check_pack(mask);
   return empty_packed(mask);
@@ -44,7 +39,7 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
-  m.impl("masked_prune", &masked_prune_meta);
+  m.impl("masked_prune", &Meta<check_prune>::run);
   m.impl("pack_mask", &pack_mask_meta);
   m.impl("unpack_mask", &unpack_mask_meta);
 }

@@ -8,16 +8,6 @@
 
 namespace fastparam {
 
-namespace {
-
-template <void (*check)(const Tensor&, bool)>
-Tensor meta(const Tensor& X, bool lower) {
-  check(X, lower);
-  return empty_like_contiguous(X);
-}
-
-}  // namespace
-
 TORCH_LIBRARY_FRAGMENT(fastparam, m) {
   m.def("symmetric(Tensor X, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def("symmetric_adjoint(Tensor G, bool lower=False) -> Tensor", {at::Tag::pt2_compliant_tag});
@@ -26,10 +16,10 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
-  m.impl("symmetric", &meta<check_symmetric>);
-  m.impl("symmetric_adjoint", &meta<check_symmetric_adjoint>);
-  m.impl("skew", &meta<check_skew>);
-  m.impl("skew_adjoint", &meta<check_skew_adjoint>);
+  m.impl("symmetric", &Meta<check_symmetric>::run);
+  m.impl("symmetric_adjoint", &Meta<check_symmetric_adjoint>::run);
+  m.impl("skew", &Meta<check_skew>::run);
+  m.impl("skew_adjoint", &Meta<check_skew_adjoint>::run);
 }
 
 TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_triangular(m); }

@@ -23,8 +23,6 @@ class Chain : Recurrence<Chain<T>, T> {
       : Base(structure, with_derivative),
         order_(Order::of<T>(n)),
         memory_(memory) {}
-  static constexpr T kLargestSquares = 1 << (2 * kLargestExponent);  // of matrices with no larger entry
-
   static int64_t scratch_bytes(int64_t n, bool with_derivative) {
     return (with_derivative ? 2 : 1) * kMatrices * Order::of<T>(n).size() * static_cast<int64_t>(sizeof(T));
   }
@@ -39,8 +37,9 @@ class Chain : Recurrence<Chain<T>, T> {
   // derivative(i) the derivative along E.
   int run() const {
     const T squares = squares_of(0);
-    // Few matrices are so large that their entries are to be looked at.
-    const T largest = squares < kLargestSquares ? 0 : largest_of(order_, at(value(0)));
+    // An entry that is large, or not finite, has a large square: few matrices are to be looked at.
+    constexpr T kLarge = 1 << (2 * kLargestExponent);
+    const T largest = squares < kLarge ? 0 : largest_of(order_, at(value(0)));
     if (std::isnan(largest)) {
       std::fill_n(memory_, (dual_ ? 2 : 1) * kMatrices * order_.size(), std::numeric_limits<T>::quiet_NaN());
       return 4;

@@ -1,6 +1,6 @@
-// What the exponential is made of: sums of matrices with a product, transposes, norms; all of padded
-// matrices, whose columns beyond n are zero. Each runs at the CPU's level, its strips among threads where
-// orders are large.
+// What the exponential is made of: sums of matrices with a product, transposes, sums of squares; all of
+// padded matrices, whose columns beyond n are zero. Each runs at the CPU's level, its strips among threads
+// where orders are large.
 #pragma once
 
 #include <cmath>

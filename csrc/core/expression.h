@@ -1,0 +1,17 @@
+// What ATen expressions share.
+#pragma once
+
+#include <ATen/OpMathType.h>
+#include <ATen/core/Tensor.h>
+
+namespace fastparam::expression {
+
+using at::Tensor;
+
+// Conjugated for good: a kernel that torch.compile calls does not see the lazy conjugation of mH.
+inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
+
+// Half types in float32, and dense, so that a BLAS gives the same bits whatever the strides were.
+inline Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())).contiguous(); }
+
+}  // namespace fastparam::expression
