@@ -106,6 +106,9 @@ def main() -> None:
     assert int((model[5].weight.full_tensor() == 0).sum()) == 640
     if dist.get_rank() == 0:
         print(f"processes: {dist.get_world_size()}, test loss: {loss:.6f}")
+    # A thread of gloo drops the tensors of a collective after the collective has returned, and takes Python's
+    # lock for it. If Python is ending by then, the thread aborts the process; the barrier leaves it the lock.
+    dist.barrier()
     dist.destroy_process_group()
 
 

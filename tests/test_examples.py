@@ -19,7 +19,7 @@ def run(name, *arguments, launcher=()):
         text=True,
         cwd=ROOT,
     )
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.returncode == 0, result.stderr
     return result.stdout
 
 
