@@ -7,84 +7,28 @@
 // its result.
 #pragma once
 
+#include "../../core/cpu/dense/tiny.h"
 #include "../guard.h"
 #include "call.h"
 #include "signs.h"
 
 namespace fastparam::cpu {
 
-// Rows of Size numbers, one per matrix, as vectors of one number of each, and back.
-template <class T, int Bytes, int Size>
-struct Columns {
-  static constexpr int L = Bytes / sizeof(T), kTiles = (Size + L - 1) / L;
-  using V = Vec<T, L>;
-
-  static constexpr int first_of(int tile) { return Size < L ? 0 : tile * L < Size - L ? tile * L : Size - L; }
-
-  // end: up to there may be read. Rows that are not there repeat the last.
-  static FASTPARAM_INLINE void read(const T* x, const T* end, int live, V (&column)[Size]) {
-    T few[L * Size + L];
-    if (live < L || x + L * Size + L > end) {
-      std::memcpy(few, x, live * Size * sizeof(T));
-      for (int l = live; l < L; ++l) std::memcpy(few + l * Size, few + (live - 1) * Size, Size * sizeof(T));
-      x = few;
-    }
-#pragma GCC unroll 16
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int first = first_of(tile);
-      V t[L];
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) t[l] = load<V>(x + l * Size + first);
-      transpose<T, L>(t);
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l)
-        if (first + l < Size) column[first + l] = t[l];
-    }
-  }
-  static FASTPARAM_INLINE void write(const V (&column)[Size], int live, T* y) {
-    T few[L * Size + L];
-    T* const to = live < L || Size < L ? few : y;
-#pragma GCC unroll 16
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int first = first_of(tile);
-      V t[L];
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) t[l] = column[first + l < Size ? first + l : Size - 1];
-      transpose<T, L>(t);
-#pragma GCC unroll 16
-      for (int l = 0; l < L; ++l)
-        store(to + l * Size + first, t[l]);  // what reaches over a row is written again with the next
-    }
-    if (to == few) std::memcpy(y, few, live * Size * sizeof(T));
-  }
-};
-
 template <class T, int N, int Bytes>
-struct Tiny {
-  static constexpr int L = Bytes / sizeof(T), kHalf = N * (N - 1) / 2;
-  using V = Vec<T, L>;
+struct Tiny : TinyTriangle<T, N, Bytes> {
+  using Triangle = TinyTriangle<T, N, Bytes>;
+  using Triangle::kHalf, Triangle::L, Triangle::place;
+  using typename Triangle::V;
   using Mask = MaskOf<T, L>;
-
-  // The place of (i, j), i < j, among the entries above the diagonal.
-  static constexpr int place(int i, int j) { return i * (2 * N - i - 1) / 2 + j - i - 1; }
 
   // aA above the diagonal.
   static FASTPARAM_INLINE void read_skew(const CayleyCall<T>& call, int64_t m, int live, V (&a)[kHalf]) {
     const T *const x = call.in + m * call.entries(), *const end = call.in + call.batch * call.entries();
     const T alpha = static_cast<T>(call.layout == Layout::lower ? -call.alpha : call.alpha);
-    if (call.layout == Layout::packed) {
-      Columns<T, Bytes, kHalf>::read(x, end, live, a);
+    if (call.layout == Layout::packed) Columns<T, Bytes, kHalf>::read(x, end, live, a);
+    else Triangle::read(x, end, live, call.layout == Layout::lower, a);
 #pragma GCC unroll 16
-      for (int e = 0; e < kHalf; ++e) a[e] *= alpha;
-      return;
-    }
-    V all[N * N];
-    Columns<T, Bytes, N * N>::read(x, end, live, all);
-    const bool lower = call.layout == Layout::lower;
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i)
-#pragma GCC unroll 16
-      for (int j = i + 1; j < N; ++j) a[place(i, j)] = (lower ? all[j * N + i] : all[i * N + j]) * alpha;
+    for (int e = 0; e < kHalf; ++e) a[e] *= alpha;
   }
 
   // Negates columns; nothing where no sign of these matrices is negative.
@@ -196,17 +140,10 @@ struct Tiny {
         continue;
       }
       const bool lower = call.layout == Layout::lower;
+      if (lower)
 #pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) {
-        D[i * N + i] = V{};
-#pragma GCC unroll 16
-        for (int j = i + 1; j < N; ++j) {
-          const V d = half[place(i, j)];
-          D[i * N + j] = lower ? V{} : d;
-          D[j * N + i] = lower ? -d : V{};
-        }
-      }
-      Columns<T, Bytes, kSize>::write(D, live, call.out + m * kSize);
+        for (int e = 0; e < kHalf; ++e) half[e] = -half[e];
+      Triangle::write(half, live, lower, call.out + m * kSize);
     }
   }
 };

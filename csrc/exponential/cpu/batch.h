@@ -4,6 +4,7 @@
 #include "../../core/cpu/dense/widen.h"
 #include "chain.h"
 #include "lanes.h"
+#include "rotations.h"
 
 namespace fastparam::cpu {
 
@@ -89,7 +90,16 @@ int64_t lanes_bytes(int64_t n) {
 template <class T>
 void run_lanes(const Exponential<T>& call, int64_t begin, int64_t end, void* scratch) {
   const FlushDenormals flush;
-  run_simd<LanesBody<T>>(call.X, call.G, call.out, call.n, call.structure, call.lower, scratch, begin, end);
+  const auto run = [&](auto body) {
+    run_simd<decltype(body)>(call.X, call.G, call.out, call.n, call.structure, call.lower, scratch, begin,
+                             end);
+  };
+  switch (call.structure == Structure::skew ? call.n : 0) {
+    case 2: return run(RotationBody<T, 2>());
+    case 3: return run(RotationBody<T, 3>());
+    case 4: return run(RotationBody<T, 4>());
+    default: return run(LanesBody<T>());
+  }
 }
 
 template <class T>
