@@ -128,7 +128,9 @@ void run_lanes(const Exponential<T>& call) {
 
 // Up to here lanes are faster in full batches. Which path serves a matrix depends on order, type and level
 // alone.
-inline int64_t largest_exponential_by_lanes(int64_t lanes) { return lanes >= 8 ? 16 : lanes == 4 ? 12 : 8; }
+inline int64_t largest_exponential_by_lanes(int64_t lanes) {
+  return lanes == 16 ? 16 : lanes == 8 ? 13 : lanes == 4 ? 12 : 8;
+}
 
 template <class In>
 void run_batch(const Exponential<In>& call) {

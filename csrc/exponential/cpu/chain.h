@@ -52,7 +52,7 @@ class Chain : Recurrence<Chain<T>, T> {
       if (structure_ != Structure::skew || squarings <= kHarmless) continue;
       if (i % kPolished != 0 && i != squarings) continue;
       this->polish(D);
-      make(value(D), {{T(1), 0}}, false);
+      make(value(D), {{T(1), 0}}, {}, false);
     }
     if (structure_ == Structure::skew) this->add_identity(D);
     return D;
@@ -61,15 +61,13 @@ class Chain : Recurrence<Chain<T>, T> {
  private:
   bool shared() const { return order_.n >= kParallelOrder; }
 
-  void make(Matrix O, Terms<T> terms, bool) const { make(O, terms, nullptr, nullptr, false); }
-  void make(Matrix O, Terms<T> terms, Matrix A, Matrix B, bool half) const {
-    make(O, terms, at(A), at(B), half && order_.n >= kHalfOrder);
-  }
-  void make(Matrix O, Terms<T> terms, const T* A, const T* B, bool half) const {
-    Sum<T> sum{order_, at(O), 0, {}, {}, A, B, half};
+  void make(Matrix O, Terms<T> terms, Products products, bool half) const {
+    Sum<T> sum{order_, at(O), 0, {}, {}, 0, {}, {}, half && order_.n >= kHalfOrder};
     for (const Term<T>& term : terms)
       sum.terms[sum.count] = at({O.derivative, term.i}), sum.factors[sum.count++] = term.factor;
-    run_tasks<SumBody<T>>(shared(), strips_of(order_.width), static_cast<const Sum<T>*>(&sum));
+    for (const Factors& product : products)
+      sum.A[sum.products] = at(product.A), sum.B[sum.products++] = at(product.B);
+    add_up(sum);
   }
   void complete(Matrix O, int sign) const {
     if (order_.n >= kHalfOrder) mirror(O, static_cast<T>(sign));
@@ -103,8 +101,8 @@ class Chain : Recurrence<Chain<T>, T> {
   // What A -> A / 2^s makes of a power of A. E stays: it stands for E / 2^s.
   void scale(int i, int power, int s) const {
     if (s == 0) return;
-    make(value(i), {{std::ldexp(T(1), -power * s), i}}, false);
-    if (dual_ && power > 1) make(derivative(i), {{std::ldexp(T(1), -(power - 1) * s), i}}, false);
+    make(value(i), {{std::ldexp(T(1), -power * s), i}}, {}, false);
+    if (dual_ && power > 1) make(derivative(i), {{std::ldexp(T(1), -(power - 1) * s), i}}, {}, false);
   }
 
   // The fewest products, by a bound of the norm. Returns s.
@@ -133,7 +131,7 @@ class Chain : Recurrence<Chain<T>, T> {
     if constexpr (sizeof(T) == 4) {
       const T theta = known_polynomials.theta12;
       if (known() && order_.n >= kHalfOrder && norm > theta) {
-        make(value(3), {}, value(2), value(2), true);
+        make(value(3), {}, {{value(2), value(2)}}, true);
         complete(value(3), 1);
         norm = std::min(norm, bound_of(3, 6));
       }

@@ -9,13 +9,13 @@ namespace fastparam::cpu {
 
 template <class T, int Bytes>
 class LaneChain;
-// A sum and a product, out of line.
+// A sum and products, out of line.
 template <class T>
 struct LaneSum {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const LaneChain<T, Bytes>* chain, Matrix O, Terms<T> terms,
-                                   const Matrix* product) {
-    chain->make_here(O, terms, product);
+                                   Products products) {
+    chain->make_here(O, terms, products);
   }
 };
 
@@ -72,14 +72,10 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
       O[e] = v;
     });
   }
-  FASTPARAM_INLINE void make(Matrix O, Terms<T> terms, bool) const {
-    run_at<Bytes, LaneSum<T>>(this, O, terms, static_cast<const Matrix*>(nullptr));
+  FASTPARAM_INLINE void make(Matrix O, Terms<T> terms, Products products, bool) const {
+    run_at<Bytes, LaneSum<T>>(this, O, terms, products);
   }
-  FASTPARAM_INLINE void make(Matrix O, Terms<T> terms, Matrix A, Matrix B, bool) const {
-    const Matrix factors[] = {A, B};
-    run_at<Bytes, LaneSum<T>>(this, O, terms, static_cast<const Matrix*>(factors));
-  }
-  FASTPARAM_INLINE void make_here(Matrix O, Terms<T> terms, const Matrix* product) const {
+  FASTPARAM_INLINE void make_here(Matrix O, Terms<T> terms, Products products) const {
     const V* of[kMostTerms];
     T factors[kMostTerms];
     int count = 0;
@@ -92,10 +88,13 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
       case 5: add<5>(at(O), of, factors); break;
       case 6: add<6>(at(O), of, factors); break;
     }
-    if (!product) return;
     Prefetch none;
-    if (count == 0) Tile::template product<false>(at(product[0]), at(product[1]), at(O), none);
-    else Tile::template product<false, true>(at(product[0]), at(product[1]), at(O), none);
+    bool begun = count > 0;
+    for (const Factors& product : products) {
+      if (begun) Tile::template product<false, true>(at(product.A), at(product.B), at(O), none);
+      else Tile::template product<false>(at(product.A), at(product.B), at(O), none);
+      begun = true;
+    }
   }
   FASTPARAM_INLINE void complete(Matrix, int) const {}
   FASTPARAM_INLINE void transpose(Matrix M, Matrix O) const {
@@ -227,7 +226,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     if (!any(due)) return;
     this->polish(D);
     keep(value(0), value(D), due);
-    make(value(D), {{T(1), 0}}, false);
+    make(value(D), {{T(1), 0}}, {}, false);
   }
 
   // What is written: exp, the derivative, or the triangle's gradient.

@@ -33,11 +33,15 @@ struct Term {
 };
 template <class T>
 using Terms = std::initializer_list<Term<T>>;
+struct Factors {
+  Matrix A, B;
+};
+using Products = std::initializer_list<Factors>;  // two at most
 
-// Self makes matrices: with make(O, terms, half), O = the sum of the terms, values or derivatives as O is;
-// with make(O, terms, A, B, half), O = that, + A B, where half says that it is symmetric or skew; with
-// complete(O, sign), which is to follow and makes the other half, sign times the first; with transpose(M, O),
-// mirror(O, sign) of any O, add_to_diagonal(O, x) and clear_diagonal(O).
+// Self makes matrices: with make(O, terms, products, half), O = the sum of the terms, values or derivatives
+// as O is, and of the products, where half says that it is symmetric or skew; with complete(O, sign), which
+// is to follow and makes the other half, sign times the first; with transpose(M, O), mirror(O, sign) of any
+// O, add_to_diagonal(O, x) and clear_diagonal(O).
 template <class Self, class T>
 class Recurrence {
  protected:
@@ -52,20 +56,19 @@ class Recurrence {
   FASTPARAM_INLINE int parity() const { return structure_ == Structure::symmetric ? 1 : 0; }
 
   FASTPARAM_INLINE void sum(int O, Terms<T> terms) const {
-    self().make(value(O), terms, false);
-    if (dual_) self().make(derivative(O), terms, false);
+    self().make(value(O), terms, {}, false);
+    if (dual_) self().make(derivative(O), terms, {}, false);
   }
   // The value of O is symmetric (parity 1), skew (-1) or neither.
   FASTPARAM_INLINE void product(int O, Terms<T> terms, int X, int Y, int parity) const {
-    self().make(value(O), terms, value(X), value(Y), parity != 0);
+    self().make(value(O), terms, {{value(X), value(Y)}}, parity != 0);
     if (parity != 0) self().complete(value(O), parity);
     if (dual_) derivative_of_product(O, terms, derivative(X), value(Y), value(X), derivative(Y));
   }
   // A B + C D; symmetric matrices have symmetric derivatives.
   FASTPARAM_INLINE void derivative_of_product(int O, Terms<T> terms, Matrix A, Matrix B, Matrix C,
                                               Matrix D) const {
-    self().make(derivative(O), terms, A, B, parity() != 0);
-    self().make(derivative(O), {{T(1), O}}, C, D, parity() != 0);
+    self().make(derivative(O), terms, {{A, B}, {C, D}}, parity() != 0);
     if (parity() != 0) self().complete(derivative(O), 1);
   }
 
@@ -76,15 +79,15 @@ class Recurrence {
     const T sign = skew && lower != dual_ ? -1 : 1;
     if (lower) {  // of tril(X, -1) - tril(X, -1)^T the upper triangle is that of -X^T
       self().transpose(value(0), value(1));
-      self().make(value(0), {{sign, 1}}, false);
+      self().make(value(0), {{sign, 1}}, {}, false);
     } else if (sign < 0) {
-      self().make(value(0), {{sign, 0}}, false);
+      self().make(value(0), {{sign, 0}}, {}, false);
     }
     if (skew) self().clear_diagonal(value(0));
     self().mirror(value(0), skew ? -1 : 1);
     if (dual_ && !skew) {
       self().transpose(derivative(0), derivative(1));
-      self().make(derivative(0), {{T(0.5), 0}, {T(0.5), 1}}, false);
+      self().make(derivative(0), {{T(0.5), 0}, {T(0.5), 1}}, {}, false);
     }
   }
 
@@ -127,11 +130,11 @@ class Recurrence {
   FASTPARAM_INLINE int square(int D) const {
     const int next = D == 4 ? 5 : 4;
     const bool skew = structure_ == Structure::skew;
-    if (skew) self().make(value(next), {{T(2), D}}, value(D), value(D), false);
-    else self().make(value(next), {}, value(D), value(D), parity() != 0);
+    if (skew) self().make(value(next), {{T(2), D}}, {{value(D), value(D)}}, false);
+    else self().make(value(next), {}, {{value(D), value(D)}}, parity() != 0);
     if (parity() != 0) self().complete(value(next), 1);
     if (dual_) {
-      self().make(value(0), {{T(0.5), D}}, false);
+      self().make(value(0), {{T(0.5), D}}, {}, false);
       if (skew) derivative_of_product(next, {{T(1), D}}, value(0), derivative(D), derivative(D), value(0));
       else derivative_of_product(next, {}, value(0), derivative(D), derivative(D), value(0));
     }
@@ -142,10 +145,10 @@ class Recurrence {
   // I + D <- (I + D) (I - R / 2) with R = (I + D)^T (I + D) - I, in value(0); it changes no derivative.
   FASTPARAM_INLINE void polish(int D) const {
     self().transpose(value(D), value(0));
-    self().make(value(1), {{T(1), D}, {T(1), 0}}, value(0), value(D), true);
+    self().make(value(1), {{T(1), D}, {T(1), 0}}, {{value(0), value(D)}}, true);
     self().complete(value(1), 1);
-    self().make(value(2), {{T(-0.5), 1}}, false);
-    self().make(value(0), {{T(1), D}, {T(1), 2}}, value(D), value(2), false);
+    self().make(value(2), {{T(-0.5), 1}}, {}, false);
+    self().make(value(0), {{T(1), D}, {T(1), 2}}, {{value(D), value(2)}}, false);
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "../../core/cpu/dense/lane_masks.h"
 #include "../../core/cpu/dense/product.h"
 #include "../../core/cpu/dense/threads.h"
 #include "recurrence.h"
@@ -18,13 +19,13 @@ struct Order {
   template <class T>
   static Order of(int64_t n) {
     const int64_t lanes = vector_bytes() / sizeof(T), width = (n + lanes - 1) / lanes * lanes;
-    return {n, width, width > kStrip ? width + 16 : width};
+    return {n, width, width > kStrip ? width + 16 : (width + 15) / 16 * 16};
   }
   int64_t size() const { return width * stride; }  // rows are filled up as columns are
 };
 
-// O = the sum of factor * term, + A B. With `half` the result is symmetric, or skew: what lies left of the
-// diagonal's blocks is not made.
+// O = the sum of factor * term, and of products A B. With `half` the result is symmetric, or skew: what lies
+// left of the diagonal's blocks is not made.
 template <class T>
 struct Sum {
   Order order;
@@ -32,15 +33,87 @@ struct Sum {
   int count;
   const T* terms[kMostTerms];
   T factors[kMostTerms];
-  const T *A, *B;  // null: no product
+  int products;
+  const T *A[2], *B[2];
   bool half;
+};
+
+// The same of matrices whose rows are Stride apart, a constant: rows are addressed from one register, and all
+// that makes an entry is added in its accumulator.
+template <class T, int Bytes, int Stride>
+struct SmallSum {
+  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;
+  using V = Vec<T, W>;
+
+  const Sum<T>& sum;
+
+  template <int R, int C>
+  FASTPARAM_INLINE void tile(int64_t i, int64_t j) const {
+    V o[R][C] = {};
+    for (int t = 0; t < sum.count; ++t) {
+      const T f = sum.factors[t], *const term = sum.terms[t] + i * Stride + j;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) o[r][c] += f * load<V>(term + r * Stride + c * W);
+    }
+    for (int p = 0; p < sum.products; ++p) {
+      const T *a = sum.A[p] + i * Stride, *b = sum.B[p] + j;
+      for (int64_t k = 0; k < sum.order.n; ++k, ++a, b += Stride) {
+        V row[C];
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) row[c] = load<V>(b + c * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+          for (int c = 0; c < C; ++c) o[r][c] += a[r * Stride] * row[c];
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) store(sum.O + (i + r) * Stride + j + c * W, o[r][c]);
+  }
+
+  template <int R, int C>
+  FASTPARAM_INLINE void rows(int64_t end, int64_t j) const {
+    int64_t i = 0;
+    for (; i + R <= end; i += R) tile<R, C>(i, j);
+    if constexpr (R > 8)
+      for (; i + 8 <= end; i += 8) tile<8, C>(i, j);
+    if constexpr (R > 4)
+      for (; i + 4 <= end; i += 4) tile<4, C>(i, j);
+    for (; i + 2 <= end; i += 2) tile<2, C>(i, j);
+    for (; i < end; ++i) tile<1, C>(i, j);
+  }
+
+  FASTPARAM_INLINE void run() const {
+    const auto [n, width, stride] = sum.order;
+    for (int64_t j = 0; j < width; j += kTile * W) {
+      const int64_t end = sum.half ? std::min(j + kTile * W, n) : n;
+      constexpr auto columns = [](int C) { return std::min({C, kTile, Stride / W}); };
+      switch (std::min<int64_t>((width - j) / W, kTile)) {
+        case 1: rows<kTile == 2 ? 8 : 16, 1>(end, j); break;
+        case 2: rows<kTile == 2 ? 6 : 12, columns(2)>(end, j); break;
+        case 3: rows<8, columns(3)>(end, j); break;
+        case 4: rows<6, columns(4)>(end, j); break;
+      }
+    }
+  }
+};
+
+template <class T, int Stride>
+struct SmallSumBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Sum<T>* sum) {
+    SmallSum<T, Bytes, Stride>{*sum}.run();
+  }
 };
 
 template <class T>
 struct SumBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const Sum<T>* sum, int64_t begin, int64_t end) {
-    constexpr int64_t kStep = Product<T, Bytes>::kTile * Product<T, Bytes>::W;
     const auto [n, width, stride] = sum->order;
     const int64_t strips = strips_of(width);
     for (int64_t task = begin; task < end; ++task) {
@@ -49,17 +122,9 @@ struct SumBody {
       const int64_t j = strip * kStrip, last = std::min(j + kStrip, width);
       const int64_t rows = sum->half ? std::min(last, n) : n;
       add_terms<Bytes>(*sum, rows, j, last);
-      if (!sum->A) continue;
-      if (strips > 1) {
-        multiply<T, Bytes, false>(sum->A, stride, sum->B + j, stride, sum->O + j, stride, rows, n, last - j,
-                                  true);
-        continue;
-      }
-      const Product<T, Bytes> product{sum->A, stride, sum->B, stride, sum->O, stride, n, true};
-      if (!sum->half) product.template run<false>(0, n, 0, width);
-      else
-        for (int64_t c = 0; c < width; c += kStep)
-          product.template run<false>(0, std::min(c + kStep, n), c, std::min(c + kStep, width));
+      for (int p = 0; p < sum->products; ++p)
+        multiply<T, Bytes, false>(sum->A[p], stride, sum->B[p] + j, stride, sum->O + j, stride, rows, n,
+                                  last - j, true);
     }
   }
 
@@ -92,6 +157,18 @@ struct SumBody {
   }
 };
 
+template <class T>
+void add_up(const Sum<T>& sum) {
+  const auto [n, width, stride] = sum.order;
+  if (sum.products != 0) switch (stride) {
+      case 16: return run_simd<SmallSumBody<T, 16>>(&sum);
+      case 32: return run_simd<SmallSumBody<T, 32>>(&sum);
+      case 48: return run_simd<SmallSumBody<T, 48>>(&sum);
+      case 64: return run_simd<SmallSumBody<T, 64>>(&sum);
+    }
+  run_tasks<SumBody<T>>(n >= kParallelOrder, strips_of(width), &sum);
+}
+
 // Tiles of W x W: O = the transpose of M; or, where O is M, what lies below the diagonal becomes `sign` times
 // what lies above it.
 template <class T>
@@ -107,8 +184,12 @@ struct TransposeBody {
         for (int l = 0; l < W; ++l) t[l] = load<V>(M + (r + l) * stride + c);
         transpose<T, W>(t);
         if (O == M && r == c) {
-          for (int l = 1; l < W; ++l)
-            for (int q = 0; q < l; ++q) O[(c + l) * stride + r + q] = sign * t[l][q];
+          for (int l = 1; l < W; ++l) {
+            T* const row = O + (c + l) * stride + r;
+            const auto below = first_lanes<T, W>(l);
+            store(row, bit_cast<V>((bit_cast<MaskOf<T, W>>(sign * t[l]) & below) |
+                                   (load<MaskOf<T, W>>(row) & ~below)));
+          }
         } else {
           for (int l = 0; l < W; ++l) store(O + (c + l) * stride + r, sign * t[l]);
         }
@@ -124,12 +205,14 @@ struct SquaresBody {
     constexpr int W = Bytes / sizeof(T);
     using V = Vec<T, W>;
     V sums[4] = {};
-    int64_t k = 0;
-    for (int64_t i = 0; i < order->n; ++i)
-      for (int64_t j = 0; j < order->width; j += W, ++k) {
-        const V v = load<V>(M + i * order->stride + j);
-        sums[k % 4] += v * v;
-      }
+    for (int64_t j = 0; j < order->width; j += W) {
+      const T* m = M + j;
+      int64_t i = 0;
+      for (; i + 4 <= order->n; i += 4)
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r, m += order->stride) sums[r] += load<V>(m) * load<V>(m);
+      for (; i < order->n; ++i, m += order->stride) sums[0] += load<V>(m) * load<V>(m);
+    }
     const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     *squares = 0;
     for (int l = 0; l < W; ++l) *squares += sum[l];
