@@ -349,12 +349,13 @@ def highlights(path: Path) -> str:
     """Returns the rows of a saved run that the documentation quotes, and what they were measured with."""
     saved = json.loads(path.read_text())
     lines = []
-    for run in saved["families"].values():
+    for family, run in saved["families"].items():
         about = run["environment"]
-        rows = f"[all rows](benchmarks/results/{path.stem}.md)"
+        rows = f"[all rows](../benchmarks/results/{path.stem}.md)"
+        lines += [f"### {family} on {saved['device']}", ""]
         lines += [f"{saved['device']}, torch {about['torch']}, {about['date']} ({rows}):", ""]
         lines += [
-            "| op | shape | pass | eager us | fastparam us | times eager | times the floor |",
+            "| op | shape | pass | eager us | fastparam us | speedup | vs. floor |",
             "|---|---|---|--:|--:|--:|--:|",
         ]
         for row in run["rows"]:

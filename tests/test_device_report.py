@@ -148,7 +148,7 @@ def test_without_matplotlib_the_report_says_so(made_up, tmp_path, monkeypatch, c
 
 
 def test_documentation_shows_gpu_numbers_from_saved_results_only(made_up, tmp_path, monkeypatch):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
     monkeypatch.setattr(report, "RESULTS", tmp_path / "none")
     assert "There are no GPU numbers yet" in report.filled(text) and "AMD" not in report.filled(text)
     monkeypatch.setattr(report, "RESULTS", made_up[0])

@@ -51,18 +51,21 @@ def test_examples_of_subpackages_are_found():
     )
 
 
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def python_blocks():
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in DOCUMENTS:
         for i, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
             yield pytest.param(block, id=f"{path.name}-{i}")
 
 
 @pytest.mark.parametrize("block", list(python_blocks()))
-def test_readme_code_runs(block):
+def test_code_of_documents_runs(block):
     exec(block, {})
 
 
-# ---- "One module, one weight" of the README --------------------------------------------------------------
+# ---- "Signs" of docs/conventions.md ----------------------------------------------------------------------
 
 REFLECTION = torch.diag(torch.tensor([1.0, 1.0, 1.0, -1.0]))
 
@@ -109,8 +112,47 @@ def test_signs_change_before_an_earlier_parametrization_refuses():
     assert torch.equal(layer.parametrizations.weight.original, raw) and module.signs.tolist() == [1, 1, 1, -1]
 
 
-def test_numbers_of_the_readme_come_from_the_saved_results():
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check", str(ROOT / "README.md")],
-        check=True,
-    )
+def run_benchmarks(script, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_tables_come_from_the_saved_results():
+    checked = run_benchmarks("report.py", "--check", ROOT / "docs" / "benchmarks.md")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_chart_and_the_numbers_of_the_readme_come_from_the_saved_results():
+    checked = run_benchmarks("chart.py", "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_another_number_in_the_readme_would_be_found(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    chart = importlib.import_module("chart")
+    text = (ROOT / "README.md").read_text()
+    part = chart.MARKS.search(text)[0]
+    changed = tmp_path / "README.md"
+    changed.write_text(text.replace(part, part.replace(" ms instead of ", "0 ms instead of ", 1)))
+    monkeypatch.setattr(chart, "README", changed)
+    assert chart.main(["--check"]) == 1 and str(changed) in capsys.readouterr().err
+
+
+# ---- the form of README ----------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_its_headings_are_unique():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    headings = [line for line in lines if line.startswith("#")]
+    assert len(lines) <= 120 and len(set(headings)) == len(headings)
+
+
+def targets(path):
+    """The files that a document links to, from its folder."""
+    links = re.findall(r"\]\(([^)#:]+)[^):]*\)|src(?:set)?=\"([^\":]+)\"", path.read_text())
+    return [path.parent / (link or image) for link, image in links]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_of_documents_lead_to_files(path):
+    assert [str(target) for target in targets(path) if not target.exists()] == []

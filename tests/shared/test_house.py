@@ -158,9 +158,8 @@ def test_no_ten_lines_stand_in_two_files():
 
 def test_lines_are_no_longer_than_110():
     """But for tables of Markdown, links, and what a script writes into a document."""
-    documents = [
-        ROOT / name for name in ("README.md", "CHANGELOG.md", "csrc/README.md", "benchmarks/NOTES.md")
-    ]
+    names = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "csrc/README.md", "benchmarks/NOTES.md")
+    documents = [*map(ROOT.joinpath, names), *(ROOT / "docs").glob("*.md")]
     code = sources("csrc", "fastparam", "benchmarks", "examples", "tests", "setup.py")
     longer = []
     for path in [*documents, *code]:
