@@ -16,7 +16,7 @@ PY := $(shell $(PYTHON) -c "import torch" 2>/dev/null && echo $(PYTHON) || echo 
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 BUILD = $(PIP) --no-build-isolation --editable
 
-.PHONY: demo test slow sanitize clients bench gpu lint cmake clean tools
+.PHONY: demo test slow sanitize clients bench gpu lint docs cmake clean tools
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -71,6 +71,11 @@ lint: tools
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(dir $(shell command -v $(PY)))clang-format --dry-run --Werror
+
+# The site, in build/docs/html; a warning is an error.
+docs: tools
+	$(BUILD) ".[docs]"
+	$(PY) -m sphinx -q -W --keep-going -b html docs build/docs/html
 
 # The C++ library: built, tested, installed, and used by a program of its own.
 cmake: tools

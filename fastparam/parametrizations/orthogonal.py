@@ -260,8 +260,9 @@ def orthogonal(
 ) -> M:
     r"""Makes ``module.<name>`` orthogonal, its columns (rows, if it is wide) orthonormal; returns the module.
 
-    .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2), \qquad A = \mathrm{tril}(X) - \mathrm{tril}(X)^H \qquad
-    \text{("cayley")}, \qquad Q = Q_0 \exp(A) \quad \text{("matrix\_exp")}
+    .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2) \quad \text{("cayley")}, \qquad
+              Q = Q_0 \exp(A) \quad \text{("matrix\_exp")}, \qquad
+              A = \mathrm{tril}(X) - \mathrm{tril}(X)^H
 
     The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`.
     ``"cayley"`` and ``"matrix_exp"`` run on fastparam's kernels and can be assigned to without
