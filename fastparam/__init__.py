@@ -1,4 +1,4 @@
-"""Compiled kernels for the parametrizations people put on weights (``torch.nn.utils.parametrize``)."""
+"""Compiled kernels for parametrizations of weights (``torch.nn.utils.parametrize``)."""
 
 from . import _loader
 

@@ -30,24 +30,25 @@ class _CayleyMap(Signed):
 
 
 class CayleyMap(_CayleyMap):
-    r"""Maps skew-symmetric matrices to orthogonal ones: parametrization by
-    :func:`~fastparam.functional.cayley`, after :class:`Skew`.
+    r"""Maps skew-symmetric matrices to orthogonal ones by :func:`~fastparam.functional.cayley`. It is
+    registered after :class:`Skew`.
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D
 
-    A drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial: the same values and, both ways, the
-    same ``state_dict``.
+    This is a drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial. The values are the same, and
+    a ``state_dict`` loads in both directions.
 
     Args:
-        n: order of the matrices. With it there is the tutorial's identity, a buffer ``Id``; the map does not
-            use it.
-        alpha: the convention, see :func:`~fastparam.functional.cayley`.
-        signs: keep the signs D as a buffer ``signs`` of shape (..., n), see :class:`SkewCayley`. Without it D
-            = I, and matrices with an eigenvalue -1, among them all of determinant -1, cannot be assigned.
+        n: order of the matrices. If it is given, the module has the tutorial's identity matrix as a buffer
+            ``Id``, which the map does not use.
+        alpha: the convention; see :func:`~fastparam.functional.cayley`.
+        signs: whether to keep the signs D as a buffer ``signs`` of shape (..., n); see :class:`SkewCayley`.
+            Without signs, D is the identity, and matrices with the eigenvalue -1 cannot be assigned. Every
+            matrix of determinant -1 is among them.
 
     Raises:
-        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``n`` not a positive int, or ``signs``
-        not a bool.
+        ValueError, TypeError: If ``alpha`` is 0 or not a finite number, ``n`` is not a positive int, or
+            ``signs`` is not a bool.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -71,7 +72,7 @@ class CayleyMap(_CayleyMap):
         self.n = n
 
     def reset_parameters(self) -> None:
-        """Makes all signs positive, and ``Id`` the identity."""
+        """Makes all signs positive, and sets ``Id`` to the identity."""
         super().reset_parameters()
         if self.n is not None:
             with torch.no_grad():
@@ -85,14 +86,13 @@ class CayleyMap(_CayleyMap):
     def right_inverse(self, Q: Tensor) -> Tensor:
         r"""Returns the skew-symmetric ``A`` with :math:`\mathrm{forward}(A) = Q`, up to rounding.
 
-        Exact for every orthogonal (unitary) ``Q``; without ``signs``, for those that have no eigenvalue near
-        -1. Signs change as
-        :meth:`SkewCayley.right_inverse` says.
+        The inverse is exact for every orthogonal (unitary) ``Q``; without ``signs``, for those that have no
+        eigenvalue near -1. Signs change as described for :meth:`SkewCayley.right_inverse`.
 
         Raises:
-            NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
-            ValueError, TypeError: as :func:`~fastparam.functional.cayley`; or ``Q`` needs signs, and there
-            are none.
+            NotOrthogonalError: If ``Q`` is not orthogonal or not finite. Nothing is changed.
+            ValueError, TypeError: As for :func:`~fastparam.functional.cayley`, or if ``Q`` needs signs and
+                there are none.
         """
         check_square("CayleyMap", Q, "Q")
         self._check_order("Q", Q)
@@ -109,41 +109,40 @@ class CayleyMap(_CayleyMap):
 
 
 class SkewCayley(_CayleyMap):
-    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_cayley`, :class:`Skew`
-    and :class:`CayleyMap` fused.
+    r"""Makes a weight orthogonal by :func:`~fastparam.functional.skew_cayley`, which is :class:`Skew` and
+    :class:`CayleyMap` in one kernel.
 
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    A tall weight gets orthonormal columns, a wide one orthonormal rows
-    (:func:`~fastparam.functional.stiefel_cayley`). A weight that is orthogonal on registration is kept, as
-    far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+    A tall weight gets orthonormal columns, and a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_cayley`). A weight that is orthogonal on registration, within the
+    accuracy of its dtype, is kept. Any other weight becomes the free parameter ``X`` as it stands.
 
-    The map alone reaches no matrix with an eigenvalue -1. The diagonal D of signs, a buffer ``signs`` of
-    shape (..., k) with
-    :math:`k = \min(n, k)` entries per matrix, reaches every orthogonal one. All signs are 1 until a matrix is
-    assigned that needs others. They are a tensor of the dtype of the weight: what is negative counts as -1,
-    all else as 1.
+    The map alone reaches no matrix with the eigenvalue -1. With the diagonal D of signs it reaches every
+    orthogonal matrix. The signs are a buffer ``signs`` of shape (..., k), with one entry per column (per row,
+    if the weight is wide), in the dtype of the weight. A negative entry counts as -1, and every other entry
+    as 1. All signs are 1 until a matrix is assigned that needs others.
 
-    Recurrent layers keep the kernels of their gates in one tensor: with ``blocks`` each of as many blocks of
-    rows is mapped by itself.
+    Recurrent layers keep the kernels of their gates in one tensor. With ``blocks``, the tensor is split into
+    that many blocks of rows, and each block is mapped by itself.
 
     Args:
-        alpha: the convention, see :func:`~fastparam.functional.cayley`.
-        lower: keep the free parameters in the lower triangle instead of the upper.
-        signs: without them D = I, the ``state_dict`` has the free parameter alone, and matrices with an
-            eigenvalue -1 cannot be assigned.
-        blocks: of rows, one above the other, that are orthogonal each: 3 for ``weight_hh_l0`` of
-            :class:`torch.nn.GRU`, 4 for that of :class:`torch.nn.LSTM`, which read their weights several
-            times per call: once, inside ``parametrize.cached()``. The signs of more than one block have the
-            shape (..., blocks, k).
+        alpha: the convention; see :func:`~fastparam.functional.cayley`.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
+        signs: whether to keep signs. Without them, D is the identity, the ``state_dict`` has no entry but the
+            free parameter, and matrices with the eigenvalue -1 cannot be assigned.
+        blocks: number of blocks of rows, one above the other, each of which is orthogonal. It is 3 for
+            ``weight_hh_l0`` of :class:`torch.nn.GRU` and 4 for that of :class:`torch.nn.LSTM`. These layers
+            read their weights several times per call; ``parametrize.cached()`` computes them once. With more
+            than one block the signs have the shape (..., blocks, k).
 
     Raises:
-        ValueError, TypeError: ``alpha`` is 0 or not a finite number, ``lower`` or ``signs`` not a bool, or
-            ``blocks`` not a positive int.
+        ValueError, TypeError: If ``alpha`` is 0 or not a finite number, ``lower`` or ``signs`` is not a bool,
+            or ``blocks`` is not a positive int.
 
     .. note::
-        An instance belongs to one weight. The signs are made when it is registered. Weights that are tied
-        share the instance too: two instances on one raw tensor would keep signs of their own.
+        An instance belongs to one weight, and its signs are made when it is registered. Weights that are tied
+        must share the instance too, because two instances on one raw tensor would keep signs of their own.
 
     Example:
         >>> layer = torch.nn.Linear(3, 5)
@@ -172,8 +171,8 @@ class SkewCayley(_CayleyMap):
         self.lower, self.blocks = check_flag(self.op, "lower", lower), blocks
 
     def forward(self, X: Tensor) -> Tensor:
-        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
-        the signs.
+        """Returns matrices of the shape of ``X`` with orthonormal columns (rows, if they are wide), times the
+        signs.
         """
         check_tensor(self.op, "X", X)
         X = self._split("X", X)
@@ -182,19 +181,19 @@ class SkewCayley(_CayleyMap):
         return self._joined((skew_cayley if square else stiefel_cayley)(X, self.alpha, self.lower, signs))
 
     def right_inverse(self, Q: Tensor) -> Tensor:
-        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, and zeros where it is not
-        read.
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding. The entries that are not read
+        are zero.
 
-        Exact for every ``Q`` with orthonormal columns (rows, if wide); without ``signs``, for those that have
-        no eigenvalue near -1. A matrix whose present signs do not serve gets others. Where ``Q``, rounded to
-        its dtype, no longer determines ``X`` (norms of 1e4 in float32, 100 in bfloat16) they may change
-        although they would serve, also when torch tries the inverse while it registers a second
-        parametrization.
+        The inverse is exact for every ``Q`` with orthonormal columns (rows, if it is wide); without
+        ``signs``, for those that have no eigenvalue near -1. If the present signs do not serve a matrix, it
+        gets others. If ``Q``, rounded to its dtype, no longer determines ``X`` (norms of 1e4 in float32, of
+        100 in bfloat16), the signs may change although the present ones would serve. This includes the trial
+        of the inverse that torch makes when it registers a second parametrization.
 
         Raises:
-            NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError. Nothing is changed.
-            ValueError, TypeError: as :func:`~fastparam.functional.stiefel_cayley`; or ``Q`` needs signs, and
-            there are none.
+            NotOrthogonalError: If ``Q`` is not orthogonal or not finite. Nothing is changed.
+            ValueError, TypeError: As for :func:`~fastparam.functional.stiefel_cayley`, or if ``Q`` needs
+                signs and there are none.
         """
         check_matrices(self.op, Q, "Q")
         Q = self._split("Q", Q)

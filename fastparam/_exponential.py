@@ -20,19 +20,20 @@ def matrix_exp(A: Tensor) -> Tensor:
 
     .. math:: \exp(A) = \sum_{i \ge 0} A^i / i!
 
-    The values of :func:`torch.matrix_exp`, in half types too. Its derivative is :func:`exp_frechet`: backward
-    keeps ``A`` alone. A matrix with an entry that is not finite becomes NaN, and no other of a batch.
+    The values are those of :func:`torch.matrix_exp`, and half types are supported too. The derivative is
+    :func:`exp_frechet`, so that backward saves only ``A``. A matrix with an entry that is not finite becomes
+    NaN, and no other matrix of the batch does.
 
     Args:
-        A: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
-            float32), or complex.
+        A: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex. Half types are computed in float32.
 
     Raises:
-        ValueError: ``A`` is not a batch of square matrices or has an integer dtype.
-        TypeError: ``A`` is not a tensor.
+        ValueError: If ``A`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``A`` is not a tensor.
 
-    Source: Higham, Functions of Matrices, 2008, chapter 10; polynomials of Bader, Blanes and Casas, Computing
-    the matrix exponential with an optimized Taylor polynomial approximation, 2019.
+    Source: Higham, Functions of Matrices, 2008, chapter 10. The polynomials are those of Bader, Blanes and
+    Casas, Computing the matrix exponential with an optimized Taylor polynomial approximation, 2019.
 
     Example:
         >>> fastparam.functional.matrix_exp(torch.tensor([[0., 1.], [0., 0.]]))
@@ -47,17 +48,17 @@ def exp_frechet(A: Tensor, E: Tensor) -> Tensor:
 
     .. math:: L(A, E) = \int_0^1 \exp((1 - s) A) \, E \, \exp(s A) \, ds
 
-    Its adjoint is :math:`L(A^H, \cdot)`. The values of ``scipy.linalg.expm_frechet``.
+    Its adjoint is :math:`L(A^H, \cdot)`. The values are those of ``scipy.linalg.expm_frechet``.
 
     Args:
-        A: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
-            float32), or complex.
-        E: of the shape, dtype and device of ``A``.
+        A: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex. Half types are computed in float32.
+        E: tensor of the shape, dtype and device of ``A``.
 
     Raises:
-        ValueError: ``A`` is not a batch of square matrices or has an integer dtype, or ``E`` has another
-            shape, dtype or device.
-        TypeError: ``A`` or ``E`` is not a tensor.
+        ValueError: If ``A`` is not a batch of square matrices or has an integer dtype, or if ``E`` has
+            another shape, dtype or device.
+        TypeError: If ``A`` or ``E`` is not a tensor.
 
     Source: Higham, Functions of Matrices, 2008, section 10.6.
 
@@ -70,23 +71,24 @@ def exp_frechet(A: Tensor, E: Tensor) -> Tensor:
 
 @entry
 def skew_exp(X: Tensor, lower: bool = False) -> Tensor:
-    r"""Returns the exponential of the skew-symmetric matrices whose upper triangle is that of ``X``:
-    orthogonal matrices of determinant 1.
+    r"""Returns the exponential of the skew-symmetric matrices whose upper triangle is that of ``X``. The
+    results are orthogonal matrices of determinant 1.
 
     .. math:: Q = \exp(A), \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    :func:`skew` and :func:`matrix_exp` fused, by polynomials for skew-symmetric matrices. On the CPU Q is
-    orthogonal for every finite real ``X``. Complex matrices: :math:`A = \mathrm{triu}(X) -
-    \mathrm{triu}(X)^H`, and Q is unitary up to rounding that grows with the norm of A.
+    This is :func:`skew` followed by :func:`matrix_exp` in one kernel, by polynomials for skew-symmetric
+    matrices. On the CPU Q is orthogonal for every finite real ``X``. For a complex ``X`` the matrix is
+    :math:`A = \mathrm{triu}(X) - \mathrm{triu}(X)^H`, and Q is unitary up to rounding that grows with the
+    norm of A.
 
     Args:
-        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
-            float32), or complex.
-        lower: read the lower triangle instead, as torch's ``orthogonal`` and geotorch do.
+        X: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex. Half types are computed in float32.
+        lower: whether to read the lower triangle instead, as torch's ``orthogonal`` and geotorch do.
 
     Raises:
-        ValueError: ``X`` is not a batch of square matrices, or has an integer dtype.
-        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+        ValueError: If ``X`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``X`` is not a tensor, or ``lower`` is not a bool.
 
     Source: ``Skew`` and ``MatrixExponential`` of the PyTorch parametrizations tutorial.
 
@@ -99,24 +101,24 @@ def skew_exp(X: Tensor, lower: bool = False) -> Tensor:
 
 @entry
 def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
-    r"""Returns the exponential of the symmetric matrices whose upper triangle is that of ``X``: positive
-    definite matrices.
+    r"""Returns the exponential of the symmetric matrices whose upper triangle is that of ``X``. The results
+    are positive definite matrices.
 
     .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
-    :func:`symmetric` and :func:`matrix_exp` fused, by polynomials for symmetric matrices; on the CPU the
-    result of real ones is symmetric bit for bit. It is positive definite in floating point while
-    :math:`e^{2 \|A\|} < 1 / \epsilon`, that is for norms below 8 in float32 and 18 in float64, whatever
-    computes it. Complex matrices are transposed without conjugation.
+    This is :func:`symmetric` followed by :func:`matrix_exp` in one kernel, by polynomials for symmetric
+    matrices. On the CPU the result of a real ``X`` is symmetric bit for bit. With every algorithm, it is
+    positive definite in floating point only while :math:`e^{2 \|A\|} < 1 / \epsilon`, that is, for norms
+    below 8 in float32 and 18 in float64. Complex matrices are transposed without conjugation.
 
     Args:
-        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16 or float16 (computed in
-            float32), or complex.
-        lower: read the lower triangle instead.
+        X: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex. Half types are computed in float32.
+        lower: whether to read the lower triangle instead.
 
     Raises:
-        ValueError: ``X`` is not a batch of square matrices, or has an integer dtype.
-        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+        ValueError: If ``X`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``X`` is not a tensor, or ``lower`` is not a bool.
 
     Source: ``Symmetric`` and ``MatrixExponential`` of the PyTorch parametrizations tutorial.
 
@@ -133,26 +135,27 @@ def _has_closed_form(n: int, k: int, dtype: torch.dtype) -> bool:
 
 
 def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
-    r"""Returns tall matrices with orthonormal columns, or wide ones with orthonormal rows: columns of the
-    exponential of a skew-symmetric matrix.
+    r"""Returns tall matrices with orthonormal columns, or wide ones with orthonormal rows. They are columns
+    (rows) of the exponential of a skew-symmetric matrix.
 
     .. math:: Q = \exp(A) \begin{bmatrix} I \\ 0 \end{bmatrix}, \qquad A = \begin{bmatrix} A_1 & -B^H \\ B & 0
         \end{bmatrix}
 
-    A1 is made of a triangle of the upper k rows of the n x k matrix X, B are the others. Where k is at most
-    0.3 n (in double precision 0.4 n) and n above 96, no n x n matrix is made: with Z = [[A1, -B^H B / b], [b
-    I, 0]] of order 2k and any positive b, Q is the upper left block of exp(Z) over B times its lower left
-    one, divided by b; computed in double precision, and orthonormal to norms of 1e8. Square matrices are
-    those of :func:`skew_exp`. Made of differentiable operations.
+    A1 comes from a triangle of the first k rows of the n x k matrix X, and B is the other rows. No n x n
+    matrix is made if n is above 96 and k is at most 0.3 n (in double precision 0.4 n). With the matrix Z =
+    [[A1, -B^H B / b], [b I, 0]] of order 2k and any positive b, Q is then the upper left block of exp(Z)
+    above B times its lower left block, divided by b. This is computed in double precision, and the result is
+    orthonormal to norms of 1e8. Square matrices are handled by :func:`skew_exp`. The function is made of
+    differentiable operations.
 
     Args:
-        X: tensor of shape :math:`(*, n, k)`; float32, float64, bfloat16 or float16 (computed in float32), or
-            complex. The wide are treated as their transposes.
-        lower: make A1 of the lower triangle, as torch's ``orthogonal`` and geotorch do.
+        X: tensor of shape :math:`(*, n, k)`, of dtype float32, float64, bfloat16, float16 or complex. Half
+            types are computed in float32. A wide matrix is treated as its transpose.
+        lower: whether A1 comes from the lower triangle, as in torch's ``orthogonal`` and geotorch.
 
     Raises:
-        ValueError: ``X`` has fewer than two dimensions, or an integer dtype.
-        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+        ValueError: If ``X`` has fewer than two dimensions, or an integer dtype.
+        TypeError: If ``X`` is not a tensor, or ``lower`` is not a bool.
 
     Source: Edelman, Arias and Smith, The geometry of algorithms with orthogonality constraints, 1998.
 

@@ -14,14 +14,17 @@ from ._signed import Signed
 
 
 class MatrixExponential(nn.Module):
-    r"""The matrix exponential: skew-symmetric -> orthogonal of determinant 1, symmetric -> positive definite.
+    r"""Maps skew-symmetric matrices to orthogonal ones of determinant 1, and symmetric matrices to positive
+    definite ones, by the matrix exponential.
 
     .. math:: \exp(X) = \sum_{i \ge 0} X^i / i!
 
-    After :class:`Skew` or :class:`Symmetric`: :class:`SkewExponential` and :class:`PositiveDefinite` are both
-    in one. An orthogonal matrix of determinant 1, or a positive definite one, can be assigned.
+    It is registered after :class:`Skew` or :class:`Symmetric`; :class:`SkewExponential` and
+    :class:`PositiveDefinite` are the two in one. An orthogonal matrix of determinant 1, or a positive
+    definite one, can be assigned.
 
-    Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
+    Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial, with the same values and the same
+    ``state_dict``.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -36,15 +39,15 @@ class MatrixExponential(nn.Module):
         return matrix_exp(X)
 
     def right_inverse(self, Y: Tensor) -> Tensor:
-        """Returns the principal logarithm of ``Y``: skew-symmetric of an orthogonal matrix of determinant 1,
-        symmetric of a positive definite one. A parametrization before this one takes of it what it can: after
-        :class:`Skew` only the first can be assigned, after :class:`Symmetric` only the second.
+        """Returns the principal logarithm of ``Y``. It is skew-symmetric if ``Y`` is orthogonal of
+        determinant 1, and symmetric if ``Y`` is positive definite. After :class:`Skew` only the first kind
+        can be assigned, and after :class:`Symmetric` only the second.
 
         Raises:
-            NotOrthogonalError: ``Y`` is neither symmetric nor orthogonal, or of determinant -1; a ValueError.
+            NotOrthogonalError: If ``Y`` is neither symmetric nor orthogonal, or has the determinant -1.
                 Nothing is changed.
-            NotPositiveDefiniteError: ``Y`` is symmetric and not positive definite; a ValueError.
-            ValueError, TypeError: as :func:`~fastparam.functional.matrix_exp`.
+            NotPositiveDefiniteError: If ``Y`` is symmetric and not positive definite.
+            ValueError, TypeError: As for :func:`~fastparam.functional.matrix_exp`.
         """
         check_square("MatrixExponential", Y, "Y")
         Y = Y.detach()
@@ -65,25 +68,27 @@ def _determinant(op: str, remedy: str) -> NotOrthogonalError:
 
 
 class SkewExponential(Signed):
-    r"""Makes a weight orthogonal: parametrization by :func:`~fastparam.functional.skew_exp`, :class:`Skew`
-    and :class:`MatrixExponential` fused.
+    r"""Makes a weight orthogonal by :func:`~fastparam.functional.skew_exp`, which is :class:`Skew` and
+    :class:`MatrixExponential` in one kernel.
 
     .. math:: Q = \exp(A) D, \qquad A = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    A tall weight gets orthonormal columns, a wide one orthonormal rows
-    (:func:`~fastparam.functional.stiefel_exp`). A square weight that is orthogonal on registration is kept,
-    as far as its dtype tells; any other becomes the free parameter ``X`` as it stands.
+    A tall weight gets orthonormal columns, and a wide one orthonormal rows
+    (:func:`~fastparam.functional.stiefel_exp`). A square weight that is orthogonal on registration, within
+    the accuracy of its dtype, is kept. Any other weight becomes the free parameter ``X`` as it stands.
 
-    The exponential alone has the determinant 1. The diagonal D of signs, a buffer ``signs`` of shape (..., n)
-    of square weights, reaches the others: it is kept and read as that of :class:`SkewCayley`. Tall and wide
-    weights cannot be assigned to: :class:`SkewCayley` and the trivialized ``orthogonal`` can.
+    The exponential alone has the determinant 1. With the diagonal D of signs, the module reaches the matrices
+    of determinant -1 too. The signs are a buffer ``signs`` of shape (..., n), which square weights have; they
+    are kept and read like those of :class:`SkewCayley`. Tall and wide weights cannot be assigned to;
+    :class:`SkewCayley` and the trivialized ``orthogonal`` take them.
 
     Args:
-        lower: keep the free parameters in the lower triangle instead of the upper.
-        signs: without them D = I, and matrices of determinant -1 cannot be assigned.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
+        signs: whether to keep signs. Without them, D is the identity, and matrices of determinant -1 cannot
+            be assigned.
 
     Raises:
-        TypeError: ``lower`` or ``signs`` is not a bool.
+        TypeError: If ``lower`` or ``signs`` is not a bool.
 
     Source: Lezcano-Casado and Martinez-Rubio, Cheap orthogonal constraints in neural networks, 2019.
 
@@ -104,8 +109,8 @@ class SkewExponential(Signed):
         self.lower = lower
 
     def forward(self, X: Tensor) -> Tensor:
-        """Returns matrices of the shape of ``X`` with orthonormal columns, or rows where they are wide, times
-        the signs.
+        """Returns matrices of the shape of ``X`` with orthonormal columns (rows, if they are wide), times the
+        signs.
         """
         Q = stiefel_exp(X, self.lower)
         signs = beside(X, self.signs)
@@ -115,15 +120,15 @@ class SkewExponential(Signed):
         return torch.where(negative.unsqueeze(-2), -Q, Q)
 
     def right_inverse(self, Q: Tensor) -> Tensor:
-        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, of the square ``Q``: the
-        principal logarithm, and zeros where it is not read. A matrix whose present signs do not serve gets
-        others.
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = Q`, up to rounding, for a square ``Q``. It is a
+        triangle of the principal logarithm; the entries that are not read are zero. If the present signs do
+        not serve a matrix, it gets others.
 
         Raises:
-            NotOrthogonalError: ``Q`` is not orthogonal, not finite, or of determinant -1 where there are no
-                signs; a ValueError. Nothing is changed.
-            NotImplementedError: ``Q`` is not square.
-            ValueError, TypeError: as :func:`~fastparam.functional.skew_exp`.
+            NotOrthogonalError: If ``Q`` is not orthogonal or not finite, or has the determinant -1 and there
+                are no signs. Nothing is changed.
+            NotImplementedError: If ``Q`` is not square.
+            ValueError, TypeError: As for :func:`~fastparam.functional.skew_exp`.
         """
         check_matrices(self.op, Q, "Q")
         if Q.shape[-2] != Q.shape[-1]:
@@ -160,20 +165,21 @@ class SkewExponential(Signed):
 
 
 class PositiveDefinite(nn.Module):
-    r"""Makes a weight symmetric positive definite: parametrization by
-    :func:`~fastparam.functional.symmetric_exp`, :class:`Symmetric` and :class:`MatrixExponential` fused.
+    r"""Makes a weight symmetric positive definite by :func:`~fastparam.functional.symmetric_exp`, which is
+    :class:`Symmetric` and :class:`MatrixExponential` in one kernel.
 
     .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
-    On the CPU symmetric bit for bit. Positive definite in floating point while :math:`e^{2 \|A\|} < 1 /
-    \epsilon`: for norms below 8 in float32 and 18 in float64, whatever computes it. A weight that is positive
-    definite on registration is kept; any other becomes the free parameter ``X`` as it stands.
+    On the CPU the weight is symmetric bit for bit. With every algorithm, it is positive definite in floating
+    point only while :math:`e^{2 \|A\|} < 1 / \epsilon`, that is, for norms below 8 in float32 and 18 in
+    float64. A weight that is positive definite on registration is kept. Any other weight becomes the free
+    parameter ``X`` as it stands.
 
     Args:
-        lower: keep the free parameters in the lower triangle instead of the upper.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
 
     Raises:
-        TypeError: ``lower`` is not a bool.
+        TypeError: If ``lower`` is not a bool.
 
     Source: Arsigny et al., Geometric means in a novel vector space structure on symmetric positive-definite
     matrices, 2007.
@@ -193,17 +199,17 @@ class PositiveDefinite(nn.Module):
         self.lower = check_flag("PositiveDefinite", "lower", lower)
 
     def forward(self, X: Tensor) -> Tensor:
-        """Returns the positive definite matrices of ``X``, of shape (..., n, n)."""
+        """Returns the positive definite matrices given by one triangle of ``X``, of shape (..., n, n)."""
         return symmetric_exp(X, self.lower)
 
     def right_inverse(self, P: Tensor) -> Tensor:
-        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = P`, up to rounding: the triangle of the logarithm,
-        and zeros where it is not read.
+        r"""Returns ``X`` with :math:`\mathrm{forward}(X) = P`, up to rounding. It is a triangle of the
+        logarithm; the entries that are not read are zero.
 
         Raises:
-            NotPositiveDefiniteError: ``P`` is not symmetric, not positive definite, or not finite; a
-                ValueError. Nothing is changed.
-            ValueError, TypeError: as :func:`~fastparam.functional.symmetric_exp`; or ``P`` is complex.
+            NotPositiveDefiniteError: If ``P`` is not symmetric, not positive definite, or not finite. Nothing
+                is changed.
+            ValueError, TypeError: As for :func:`~fastparam.functional.symmetric_exp`, or if ``P`` is complex.
         """
         check_square("PositiveDefinite", P, "P")
         if P.is_complex():

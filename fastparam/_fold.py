@@ -21,21 +21,23 @@ def fold(model: M) -> M:
 
     .. math:: W = f_m(\ldots f_1(X)) \quad \text{in place of } X, f_1, \ldots, f_m
 
-    A folded model computes the same from plain tensors: its ``state_dict`` has the keys of a model that was
-    never parametrized (buffers are persistent, as torch makes those that it parametrizes), and neither
-    loading nor running nor exporting it needs this package. Nothing is constrained any more, the tensors are
-    new ones, which an optimizer made before does not know, and a fold cannot be undone: fold a copy
-    (``copy.deepcopy``) of a model that is to be trained further. Fold before tracing or exporting.
+    A folded model computes the same results from plain tensors. Its ``state_dict`` has the keys of a model
+    that was never parametrized, and neither loading nor running nor exporting it needs this package. Buffers
+    become persistent, because torch makes those persistent that it parametrizes.
 
-    A tensor among whose parametrizations is a class of others is left as it is, and a warning names it. All
-    values are computed before any tensor is replaced, so that raw tensors may be tied. Modules that share
-    their parametrizations share the value.
+    Nothing is constrained any more in a folded model. Its tensors are new ones, which an optimizer that was
+    made before does not know. A fold cannot be undone: fold a copy (``copy.deepcopy``) of a model that is to
+    be trained further. Fold before tracing, exporting, or merging an adapter.
+
+    A tensor is left as it is, and a warning names it, if one of its parametrizations is a class of another
+    package. All values are computed before any tensor is replaced, so that raw tensors may be tied. Modules
+    that share their parametrizations share the value.
 
     Args:
         model: the module whose tensors, and those of its submodules, are replaced.
 
     Raises:
-        TypeError: ``model`` is not a module.
+        TypeError: If ``model`` is not a module.
 
     Example:
         >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))

@@ -11,26 +11,27 @@ from ._ops import entry
 
 @entry
 def householder(X: Tensor) -> Tensor:
-    r"""Returns the first columns of products of reflections: orthonormal ones, for every ``X`` whose
-    squares its dtype holds.
+    r"""Returns the first columns of products of reflections. They are orthonormal for every ``X`` whose
+    squares are in the range of its dtype.
 
     .. math:: Q = H_1 H_2 \cdots H_k \begin{bmatrix} I \\ 0 \end{bmatrix}, \qquad H_j = I - 2 \frac{v_j
         v_j^H}{v_j^H v_j}, \qquad V = \begin{bmatrix} I \\ 0 \end{bmatrix} + \mathrm{tril}(X, -1)
 
-    The values of :func:`torch.linalg.householder_product`. The derivative is a constant number of matrix
-    products, where torch's goes column by column; backward keeps ``X`` alone. What of ``X`` is not below the
-    diagonal is not read.
+    The values are those of :func:`torch.linalg.householder_product`. The derivative is a constant number of
+    matrix products, whereas torch's goes column by column. Backward saves only ``X``. The entries of ``X`` on
+    the diagonal and above it are not read; the verb :func:`~fastparam.parametrizations.orthogonal` reads its
+    diagonal as signs.
 
     Args:
-        X: tensor of shape :math:`(*, n, k)` with :math:`n \ge k`; float32, float64, bfloat16 or float16
-            (computed in float32), or complex.
+        X: tensor of shape :math:`(*, n, k)` with :math:`n \ge k`, of dtype float32, float64, bfloat16,
+            float16 or complex. Half types are computed in float32.
 
     Raises:
-        ValueError: ``X`` has fewer than two dimensions, is wide, or has an integer dtype.
-        TypeError: ``X`` is not a tensor.
+        ValueError: If ``X`` has fewer than two dimensions, is wide, or has an integer dtype.
+        TypeError: If ``X`` is not a tensor.
 
-    Source: ``orthogonal`` of torch by ``"householder"``; the derivative by the compact form of Schreiber and
-    Van Loan, A storage-efficient WY representation for products of Householder transformations, 1989.
+    Source: torch's ``orthogonal`` by ``"householder"``. The derivative follows the compact form of Schreiber
+    and Van Loan, A storage-efficient WY representation for products of Householder transformations, 1989.
 
     Example:
         >>> Q = fastparam.functional.householder(torch.randn(5, 3))

@@ -14,12 +14,12 @@ from ._orthogonality import checked_orthogonal, double_of, nearest_orthogonal
 
 
 class NotPositiveDefiniteError(ValueError, NotImplementedError):
-    r"""A matrix has no inverse under a map onto positive definite matrices.
+    r"""Raised if a matrix has no inverse under a map onto positive definite matrices.
 
     .. math:: \max |P - P^H| > 100 \, \epsilon \max |P| \quad \text{or} \quad \lambda_{\min}(P) \le 0
 
-    An assignment shows it to the user; on registration torch takes the second base class as "start from this
-    weight as the free parameter".
+    On an assignment the user sees this error. On registration, torch takes its second base class as "start
+    from this weight as the free parameter".
 
     Example:
         >>> try:
@@ -55,22 +55,22 @@ def log_orthogonal(Q: Tensor) -> Tensor:
 
     .. math:: A = \log Q, \qquad A = -A^H, \quad \|A\|_2 \le \pi, \quad \exp(A) = Q
 
-    Eigenvalues -1 included: of the logarithms that differ there, one. Skew-symmetric bit for bit. It has no
-    derivative.
+    Eigenvalues of -1 are allowed; several logarithms exist there, and one of them is returned. The result is
+    skew-symmetric bit for bit. The function has no derivative.
 
     Args:
-        Q: tensor of shape :math:`(*, n, n)`; float32, float64, bfloat16, float16 or complex, computed in
-            double precision, one matrix after the other.
+        Q: tensor of shape :math:`(*, n, n)`, of dtype float32, float64, bfloat16, float16 or complex. It is
+            computed in double precision, one matrix after the other.
 
     Raises:
-        NotOrthogonalError: ``Q`` is not orthogonal, or not finite; a ValueError.
-        ValueError: ``Q`` is not a batch of square matrices, has an integer dtype, or a matrix has the
+        NotOrthogonalError: If ``Q`` is not orthogonal or not finite.
+        ValueError: If ``Q`` is not a batch of square matrices, has an integer dtype, or holds a matrix of
             determinant -1.
-        TypeError: ``Q`` is not a tensor.
-        NotImplementedError: a gradient is asked for.
+        TypeError: If ``Q`` is not a tensor.
+        NotImplementedError: If a gradient is asked for.
 
-    Source: symmetric eigenproblems alone, of :math:`Q + Q^H` and of the square of the Cayley transform, so
-    that equal angles do no harm.
+    Source: only symmetric eigenproblems are solved, those of :math:`Q + Q^H` and of the square of the Cayley
+    transform, so that equal angles do no harm.
 
     Example:
         >>> fastparam.functional.log_orthogonal(torch.tensor([[0., -1.], [1., 0.]]))
@@ -87,17 +87,17 @@ def log_positive_definite(P: Tensor) -> Tensor:
 
     .. math:: A = V \, \mathrm{diag}(\log \lambda) \, V^H, \qquad P = V \, \mathrm{diag}(\lambda) \, V^H
 
-    Symmetric bit for bit. It has no derivative.
+    The result is symmetric bit for bit. The function has no derivative.
 
     Args:
-        P: tensor of shape :math:`(*, n, n)`; float32, float64, bfloat16, float16 or complex, computed in
-            double precision.
+        P: tensor of shape :math:`(*, n, n)`, of dtype float32, float64, bfloat16, float16 or complex. It is
+            computed in double precision.
 
     Raises:
-        NotPositiveDefiniteError: ``P`` is not symmetric, not positive definite, or not finite; a ValueError.
-        ValueError: ``P`` is not a batch of square matrices, or has an integer dtype.
-        TypeError: ``P`` is not a tensor.
-        NotImplementedError: a gradient is asked for.
+        NotPositiveDefiniteError: If ``P`` is not symmetric, not positive definite, or not finite.
+        ValueError: If ``P`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``P`` is not a tensor.
+        NotImplementedError: If a gradient is asked for.
 
     Source: Higham, Functions of Matrices, 2008, chapter 11.
 

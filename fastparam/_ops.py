@@ -218,9 +218,9 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
 
     .. math:: \text{fastparam::op}(X) \mapsto \text{an expression of ATen ops of the same value}
 
-    For ``run_decompositions`` of an exported program, which then runs, or is lowered further, where this
-    package is not. The values are those of the ops up to rounding; the expressions are slower, and those of
-    exponentials are NaN from a norm of :math:`2^{31}` on.
+    The table is meant for ``run_decompositions`` of an exported program. The program then runs, or is lowered
+    further, without this package. The values are those of the ops up to rounding. The expressions are slower,
+    and those of the exponentials are NaN from a norm of :math:`2^{31}` on.
 
     Example:
         >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))

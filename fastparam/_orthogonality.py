@@ -15,12 +15,12 @@ _LOWER = {torch.float32: _HALF, torch.float64: (torch.float32, *_HALF), torch.co
 
 
 class NotOrthogonalError(ValueError, NotImplementedError):
-    r"""A matrix has no inverse under a map onto orthogonal matrices.
+    r"""Raised if a matrix has no inverse under a map onto orthogonal matrices.
 
     .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
 
-    An assignment shows it to the user; on registration torch takes the second base class as "start from this
-    weight as the free parameter".
+    On an assignment the user sees this error. On registration, torch takes its second base class as "start
+    from this weight as the free parameter".
 
     Example:
         >>> try:

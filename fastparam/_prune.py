@@ -12,23 +12,23 @@ from ._ops import entry
 
 @entry
 def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
-    r"""Returns ``X`` where the mask is True, and +0 elsewhere, whatever stands there.
+    r"""Returns ``X`` where the mask is True, and +0 elsewhere, even if ``X`` is NaN or inf there.
 
     .. math:: P(X)_i = X_i \text{ if } \mathrm{mask}_i \text{ else } 0
 
-    It is one pass over memory, forward and backward. Gradients of pruned entries are exactly +0, and NaN or
-    inf under the mask go nowhere. A smaller mask (a row, a column, a channel) is never expanded in memory.
-    The result is contiguous.
+    The forward and the backward pass each go over memory once. Gradients of pruned entries are exactly +0,
+    and NaN or inf under the mask does not reach the result. A smaller mask (a row, a column, a channel) is
+    never expanded in memory. The result is contiguous.
 
     Args:
-        X: tensor of any shape and strides; float32, float64, bfloat16, float16 or complex.
-        mask: bool tensor of a shape that broadcasts to that of ``X``, or one packed by :func:`pack_mask`, one
-            bit per entry of ``X``. A uint8 tensor is always a packed mask: one of zeros and ones goes through
-            ``mask.bool()``.
+        X: tensor of any shape and strides, of dtype float32, float64, bfloat16, float16 or complex.
+        mask: bool tensor that is broadcastable to ``X``, or a mask with one bit per entry of ``X`` from
+            :func:`pack_mask`. A uint8 tensor is always taken for a packed mask; convert a uint8 mask of zeros
+            and ones by ``mask.bool()``.
 
     Raises:
-        ValueError: If ``X`` has another dtype, or ``mask`` has another dtype or device, does not broadcast to
-            ``X`` or packs another number of entries.
+        ValueError: If ``X`` has another dtype, or if ``mask`` has another dtype or device, is not
+            broadcastable to ``X``, or packs another number of entries.
         TypeError: If ``X`` or ``mask`` is not a tensor.
 
     Source: ``PruningParametrization`` of the PyTorch parametrizations tutorial, which multiplies by the mask.
@@ -43,7 +43,8 @@ def masked_prune(X: Tensor, mask: Tensor) -> Tensor:
 
 @entry
 def pack_mask(mask: Tensor) -> Tensor:
-    r"""Returns the mask with eight entries per byte, in the order of the flattened tensor, the first lowest.
+    r"""Returns the mask with eight entries per byte, in the order of the flattened tensor. The first entry is
+    the lowest bit.
 
     .. math:: \mathrm{byte}_j = \sum_{k=0}^{7} 2^k \, \mathrm{mask}_{8j + k}
 
@@ -51,7 +52,7 @@ def pack_mask(mask: Tensor) -> Tensor:
         mask: bool tensor of any shape.
 
     Returns:
-        uint8 tensor of shape (ceil(numel / 8),); bits after the last entry are 0.
+        Tensor of dtype uint8 and shape (ceil(numel / 8),). The bits after the last entry are 0.
 
     Raises:
         ValueError: If ``mask`` is not of dtype bool.
@@ -76,7 +77,7 @@ def unpack_mask(packed: Tensor, size: Sequence[int]) -> Tensor:
         size: the shape of the mask.
 
     Raises:
-        ValueError: If ``packed`` is not of dtype uint8, or has another length than ``size`` asks for.
+        ValueError: If ``packed`` is not of dtype uint8, or its length does not match ``size``.
         TypeError: If ``packed`` is not a tensor, or ``size`` is not a sequence of ints.
 
     Source: the layout of ``numpy.packbits(mask, bitorder="little")``.

@@ -23,25 +23,26 @@ from ._sharding import beside
 
 
 class Pruning(nn.Module):
-    r"""Prunes a weight by a mask: parametrization by :func:`~fastparam.functional.masked_prune`.
+    r"""Prunes a weight with a mask by :func:`~fastparam.functional.masked_prune`.
 
     .. math:: P(X) = \mathrm{where}(\mathrm{mask}, X, 0)
 
     The mask is the buffer ``mask``, a bool tensor of the mask's own shape, True where an entry stays. It can
-    be read, edited in place, assigned, cast and loaded as any buffer. A mask of another dtype, which a cast
-    or a load has made, is read as ``mask != 0``.
+    be read, edited in place, assigned, cast and loaded as any buffer. If a cast or a load has given it
+    another dtype, it is read as ``mask != 0``.
 
-    The verbs of :mod:`fastparam.parametrizations` and :meth:`update_` make a new mask: graphs, state dicts
-    and exported programs that hold the one before keep it. An edit in place changes it for them too, and is
-    an error in the backward pass of such a graph. After ``to_empty`` the mask has to be loaded or assigned.
+    The verbs of :mod:`fastparam.parametrizations` and :meth:`update_` make a new mask. Graphs, state dicts
+    and exported programs that hold the previous mask keep it. An edit in place changes the mask for them too,
+    and causes an error in the backward pass of such a graph. After ``to_empty`` the mask has to be loaded or
+    assigned.
 
-    PyTorch subtracts no bool tensors: ``AveragedModel(use_buffers=True)`` does not average masks, and raises.
-    Exponential moving averages, and means of checkpoints, keep the union of the masks: an entry is dropped
-    where every mask drops it.
+    PyTorch does not subtract bool tensors, so ``AveragedModel(use_buffers=True)`` raises instead of averaging
+    masks. Exponential moving averages, and means of checkpoints, keep the union of the masks: an entry is
+    dropped only if every mask drops it.
 
     Args:
-        mask: tensor of zeros and ones (or bools) of a shape that broadcasts to that of the weight; where it
-            is 1 (True) an entry stays.
+        mask: tensor of zeros and ones (or bools) that is broadcastable to the weight. An entry stays where
+            the mask is 1 (True).
 
     Raises:
         ValueError: If ``mask`` holds another value.
@@ -70,7 +71,7 @@ class Pruning(nn.Module):
 
     @staticmethod
     def from_mask(mask: Tensor) -> Pruning:
-        """Returns the pruning by this mask: where it is 1 (True) an entry stays."""
+        """Returns the pruning with this mask. An entry stays where the mask is 1 (True)."""
         return Pruning(mask)
 
     @staticmethod
@@ -84,15 +85,15 @@ class Pruning(nn.Module):
         """Returns a pruning that drops each entry with probability ``p_drop``, as the tutorial does.
 
         Args:
-            X: the weight, of which only the shape and the device count.
+            X: the weight; only its shape and its device are used.
             p_drop: probability between 0 and 1.
             generator: source of the random numbers, on any device.
             within: an earlier pruning of this weight. The entries that it drops stay dropped.
 
         Raises:
-            ValueError: If ``p_drop`` is not between 0 and 1, ``within`` is of another shape, or ``X`` has a
-                dtype that is not pruned.
-            TypeError: If an argument is not of its type.
+            ValueError: If ``p_drop`` is not between 0 and 1, ``within`` has another shape, or ``X`` has a
+                dtype that cannot be pruned.
+            TypeError: If an argument has the wrong type.
         """
         previous = _previous("Pruning.random", X, within)
         mask = drawn("Pruning.random", X, p_drop, generator)
@@ -107,11 +108,11 @@ class Pruning(nn.Module):
 
         Args:
             X: the weight.
-            amount: number (int) or share (float) of the entries to drop.
+            amount: number (int) or fraction (float) of the entries to drop.
             within: an earlier pruning of this weight. ``amount`` counts the entries that it keeps.
 
         Raises:
-            ValueError, TypeError: If ``amount``, ``X`` or ``within`` is not possible.
+            ValueError, TypeError: If ``amount``, ``X`` or ``within`` is not valid.
         """
         return _selected("Pruning.magnitude", torch_rule("L1Unstructured", amount), X, within)
 
@@ -125,14 +126,14 @@ class Pruning(nn.Module):
 
         Args:
             X: the weight, of two or more dimensions.
-            amount: number (int) or share (float) of the slices to drop.
+            amount: number (int) or fraction (float) of the slices to drop.
             n: order of the norm, as in :func:`torch.norm`.
             dim: dimension along which slices are counted.
-            within: an earlier pruning of this weight. ``amount`` counts the slices that it does not drop
-                whole.
+            within: an earlier pruning of this weight. ``amount`` counts the slices of which it keeps an
+                entry.
 
         Raises:
-            ValueError, TypeError, IndexError: If ``amount``, ``X``, ``dim`` or ``within`` is not possible.
+            ValueError, TypeError, IndexError: If ``amount``, ``X``, ``dim`` or ``within`` is not valid.
         """
         op = "Pruning.structured"
         return _selected(op, torch_rule("LnStructured", amount, n, check_integer(op, "dim", dim)), X, within)
@@ -143,21 +144,21 @@ class Pruning(nn.Module):
 
         Args:
             X: the weight, of shape (..., k * m).
-            n: number of entries that stay, those of largest absolute value.
+            n: number of entries of a group that stay. They are those of largest absolute value.
             m: size of a group of neighbours.
-            within: an earlier pruning of this weight. The entries that it drops stay dropped, and count among
-                the dropped first.
+            within: an earlier pruning of this weight. The entries that it drops stay dropped, and count
+                towards the m - n dropped ones.
 
         Raises:
-            ValueError: If the last dimension is not a multiple of ``m``, ``n`` is more than ``m``, or
-                ``within`` is of another shape.
+            ValueError: If the last dimension is not a multiple of ``m``, ``n`` is greater than ``m``, or
+                ``within`` has another shape.
             TypeError: If ``X`` is not a tensor, ``n`` or ``m`` is not an int, or ``within`` is not a Pruning.
         """
         return _selected("Pruning.n_m", KeepNOfM(n, m), X, within)
 
     @property
     def kept(self) -> Tensor:
-        """The mask as a bool tensor, also where a cast or a load has given the buffer another dtype."""
+        """The mask as a bool tensor, even if a cast or a load has given the buffer another dtype."""
         mask = self.mask  # once: it is slow to look up
         if isinstance(mask, Tensor) and mask.dtype == torch.bool:
             return mask
@@ -166,7 +167,7 @@ class Pruning(nn.Module):
 
     @property
     def sparsity(self) -> float:
-        """The share of entries that are dropped."""
+        """The fraction of the entries that is dropped."""
         return 1 - int(self.kept.count_nonzero()) / self.mask.numel() if self.mask.numel() else 0.0
 
     def forward(self, X: Tensor) -> Tensor:
@@ -174,33 +175,33 @@ class Pruning(nn.Module):
         return masked_prune(X, beside(X, self.kept))
 
     def right_inverse(self, A: Tensor) -> Tensor:
-        """Returns ``A`` itself; the weight reads back as ``A`` pruned.
+        """Returns ``A`` itself; the weight is then ``A``, pruned.
 
-        Exact where ``A`` is zero under the mask. Any other ``A`` is projected when it is read: dropped
-        entries are kept, and not seen.
+        The inverse is exact if ``A`` is zero under the mask. Any other ``A`` is projected when it is read:
+        the values under the mask are stored but ignored.
 
         Raises:
-            ValueError, TypeError: As :func:`~fastparam.functional.masked_prune`; the layer is unchanged.
+            ValueError, TypeError: As for :func:`~fastparam.functional.masked_prune`. The layer is unchanged.
         """
         masked_prune(A, self.kept)  # raises where A does not fit
         return A
 
     @torch.no_grad()
     def update_(self, X: Tensor, amount: float | None = None) -> Pruning:
-        """Chooses a new mask by the same rule and the magnitudes that ``X`` has now; returns self.
+        """Chooses a new mask by the same rule and the magnitudes that ``X`` has now; returns the module.
 
-        Dropped entries can come back: pass the raw weight, ``layer.parametrizations.weight.original``. After
-        a random choice the same number of units of the same kind is dropped, the smallest instead of any.
-        Rules that were applied one after the other are applied in that order.
+        Pass the raw weight, ``layer.parametrizations.weight.original``, so that dropped entries can come
+        back. If the mask was drawn at random, the same number of entries (or slices) is dropped, but those of
+        smallest magnitude. If several rules were applied, they are applied again in their order.
 
         Args:
             X: the weight, or scores of importance, of the shape of the mask.
-            amount: replaces the amount of the last rule, from now on. Raised step by step, it prunes
-                gradually.
+            amount: replaces the amount of the last rule, now and for later updates. A loop that raises it
+                prunes gradually.
 
         Raises:
-            ValueError: If ``X`` has another shape, the mask was given instead of chosen by a rule, or
-                ``amount`` is not possible or the rule has none. Nothing is changed.
+            ValueError: If ``X`` has another shape, the mask was supplied instead of chosen by a rule,
+                ``amount`` is not valid, or the rule has no amount. Nothing is changed.
             TypeError: If ``X`` is not a tensor, or ``amount`` is not a number.
         """
         op = "Pruning.update_"
@@ -221,11 +222,11 @@ class Pruning(nn.Module):
         """Returns ``X``, pruned, in the compressed form of :func:`torch.sparse.to_sparse_semi_structured`.
 
         Args:
-            X: the weight, a CUDA matrix whose sizes are multiples of the numbers that torch asks for its
-                dtype.
+            X: the weight. It is a CUDA matrix whose sizes are multiples of the numbers that torch requires
+                for its dtype.
 
         Raises:
-            ValueError: If the dtype, the shape, the mask or the device does not fit; the sentence states the
+            ValueError: If the dtype, the shape, the mask or the device does not fit. The message states the
                 rule.
             TypeError: If ``X`` is not a tensor.
         """
@@ -240,15 +241,15 @@ class Pruning(nn.Module):
 
 
 class PruningParametrization(Pruning):
-    r"""Drops each entry of a weight with probability ``p_drop``: the tutorial's :meth:`Pruning.random`.
+    r"""Drops each entry of a weight with probability ``p_drop``, as :meth:`Pruning.random` does.
 
     .. math:: P(X) = \mathrm{where}(\mathrm{mask}, X, 0), \quad \Pr(\mathrm{mask}_i = 0) = p_\mathrm{drop}
 
-    The tutorial's own keeps a float mask out of the checkpoint and on its first device. This one is a
-    :class:`Pruning`.
+    The class of this name in the tutorial keeps a float mask out of the checkpoint and on its first device.
+    This one is a :class:`Pruning`.
 
     Args:
-        X: the weight, of which only the shape and the device count.
+        X: the weight; only its shape and its device are used.
         p_drop: probability between 0 and 1.
 
     Raises:

@@ -15,16 +15,17 @@ def symmetric(X: Tensor, lower: bool = False) -> Tensor:
 
     .. math:: S(X) = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
-    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous and
-    exactly symmetric. Complex matrices are transposed without conjugation.
+    The forward and the backward pass each go over memory once, and half of ``X`` is never read. The result is
+    contiguous and exactly symmetric. Complex matrices are transposed without conjugation.
 
     Args:
-        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16, float16 or complex.
-        lower: read the lower triangle instead (:math:`\mathrm{tril}(X) + \mathrm{tril}(X, -1)^T`).
+        X: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex.
+        lower: whether to read the lower triangle instead (:math:`\mathrm{tril}(X) + \mathrm{tril}(X, -1)^T`).
 
     Raises:
-        ValueError: ``X`` is not a batch of square matrices, or has an integer dtype.
-        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+        ValueError: If ``X`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``X`` is not a tensor, or ``lower`` is not a bool.
 
     Source: ``Symmetric`` of the PyTorch parametrizations tutorial.
 
@@ -41,18 +42,19 @@ def skew(X: Tensor, lower: bool = False) -> Tensor:
 
     .. math:: K(X) = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    One pass over memory, forward and backward; half of ``X`` is never read. The result is contiguous, its
-    diagonal is zero and ``skew(X) == -skew(X).mT`` holds bit for bit. Complex matrices are transposed without
-    conjugation.
+    The forward and the backward pass each go over memory once, and half of ``X`` is never read. The result is
+    contiguous, its diagonal is zero, and ``skew(X) == -skew(X).mT`` holds bit for bit. Complex matrices are
+    transposed without conjugation.
 
     Args:
-        X: tensor of shape :math:`(*, n, n)`, any strides; float32, float64, bfloat16, float16 or complex.
-        lower: read the lower triangle instead (:math:`\mathrm{tril}(X, -1) - \mathrm{tril}(X, -1)^T`), as
-            torch's ``orthogonal`` and geotorch do.
+        X: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
+            complex.
+        lower: whether to read the lower triangle instead (:math:`\mathrm{tril}(X, -1) - \mathrm{tril}(X,
+            -1)^T`), as torch's ``orthogonal`` and geotorch do.
 
     Raises:
-        ValueError: ``X`` is not a batch of square matrices, or has an integer dtype.
-        TypeError: ``X`` is not a tensor, or ``lower`` not a bool.
+        ValueError: If ``X`` is not a batch of square matrices, or has an integer dtype.
+        TypeError: If ``X`` is not a tensor, or ``lower`` is not a bool.
 
     Source: ``Skew`` of the PyTorch parametrizations tutorial.
 
@@ -64,7 +66,7 @@ def skew(X: Tensor, lower: bool = False) -> Tensor:
 
 
 class _Triangular(nn.Module):
-    """A map of one triangle of a square matrix; its inverse on the image keeps that triangle."""
+    """A map of one triangle of a square matrix. Its inverse on the image keeps that triangle."""
 
     lower: bool
 
@@ -77,14 +79,15 @@ class _Triangular(nn.Module):
 
 
 class Symmetric(_Triangular):
-    r"""Makes a weight symmetric: parametrization by :func:`~fastparam.functional.symmetric`.
+    r"""Makes a weight symmetric by :func:`~fastparam.functional.symmetric`.
 
     .. math:: S(X) = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
-    A drop-in for ``Symmetric`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
+    This is a drop-in for ``Symmetric`` of the PyTorch parametrizations tutorial, with the same values and the
+    same ``state_dict``.
 
     Args:
-        lower: keep the free parameters in the lower triangle instead of the upper.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -98,26 +101,28 @@ class Symmetric(_Triangular):
         return symmetric(X, self.lower)
 
     def right_inverse(self, A: Tensor) -> Tensor:
-        """Returns the triangle of ``A`` that is read, zeros in the other.
+        """Returns the triangle of ``A`` that is read, with zeros in the other one.
 
-        Exact where ``A`` is symmetric. Any other ``A`` is projected: the other triangle is forgotten.
+        The inverse is exact if ``A`` is symmetric. Any other ``A`` is projected: the other triangle is
+        forgotten.
 
         Raises:
-            ValueError, TypeError: as :func:`~fastparam.functional.symmetric`; the layer is unchanged.
+            ValueError, TypeError: As for :func:`~fastparam.functional.symmetric`. The layer is unchanged.
         """
         check_square("symmetric", A)
         return A.tril() if self.lower else A.triu()
 
 
 class Skew(_Triangular):
-    r"""Makes a weight skew-symmetric: parametrization by :func:`~fastparam.functional.skew`.
+    r"""Makes a weight skew-symmetric by :func:`~fastparam.functional.skew`.
 
     .. math:: K(X) = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
-    A drop-in for ``Skew`` of the PyTorch parametrizations tutorial: same values, same ``state_dict``.
+    This is a drop-in for ``Skew`` of the PyTorch parametrizations tutorial, with the same values and the same
+    ``state_dict``.
 
     Args:
-        lower: keep the free parameters in the lower triangle instead of the upper.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
 
     Example:
         >>> layer = torch.nn.Linear(4, 4)
@@ -131,13 +136,13 @@ class Skew(_Triangular):
         return skew(X, self.lower)
 
     def right_inverse(self, A: Tensor) -> Tensor:
-        """Returns the strict triangle of ``A`` that is read, zeros elsewhere.
+        """Returns the strict triangle of ``A`` that is read, with zeros elsewhere.
 
-        Exact where ``A`` is skew-symmetric. Any other ``A`` is projected: the other triangle and the diagonal
-        are forgotten.
+        The inverse is exact if ``A`` is skew-symmetric. Any other ``A`` is projected: the other triangle and
+        the diagonal are forgotten.
 
         Raises:
-            ValueError, TypeError: as :func:`~fastparam.functional.skew`; the layer is unchanged.
+            ValueError, TypeError: As for :func:`~fastparam.functional.skew`. The layer is unchanged.
         """
         check_square("skew", A)
         return A.tril(-1) if self.lower else A.triu(1)

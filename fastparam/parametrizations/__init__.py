@@ -1,5 +1,5 @@
-"""Verbs with the signatures of ``torch.nn.utils.parametrizations`` and ``torch.nn.utils.prune``, and
-geotorch's for linear maps.
+"""Verbs with the signatures of ``torch.nn.utils.parametrizations``, of ``torch.nn.utils.prune``, and, for
+linear maps, of geotorch.
 """
 
 from ._checkpoints import from_torch

@@ -11,16 +11,17 @@ from .._prune_rules import as_bool
 
 
 def from_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a ``state_dict`` that ``torch.nn.utils.prune`` has shaped with the keys of layers pruned here.
+    """Converts a ``state_dict`` of layers that ``torch.nn.utils.prune`` has pruned for layers that a verb of
+    this package has pruned.
 
-    ``weight_orig`` becomes ``parametrizations.weight.original``, and ``weight_mask`` the bool
-    ``parametrizations.weight.0.mask``. All other entries stay, the same objects.
+    ``weight_orig`` becomes ``parametrizations.weight.original``, and ``weight_mask`` becomes the bool tensor
+    ``parametrizations.weight.0.mask``. All other entries stay the same objects.
 
     Args:
-        state_dict: state of a module, or of one that holds such modules.
+        state_dict: the state of a pruned module, or of a module that holds pruned modules.
 
     Raises:
-        ValueError: If a mask holds anything but zeros and ones.
+        ValueError: If a mask holds values other than zeros and ones.
         TypeError: If ``state_dict`` is not a mapping, or a mask is not a tensor.
 
     Example:

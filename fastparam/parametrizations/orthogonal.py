@@ -34,15 +34,16 @@ def symmetric(module: M, name: str = "weight", lower: bool = False) -> M:
     .. math:: S(X) = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
     Args:
-        module: holds the tensor.
-        name: of the parameter or buffer.
-        lower: keep the free parameters in the lower triangle instead of the upper, as geotorch does.
+        module: module that holds the tensor.
+        name: name of the parameter or buffer.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one, as geotorch
+            does.
 
     Raises:
-        ValueError: the module has no such tensor, or it is not a batch of square matrices.
-        TypeError: ``module`` is not a module, or ``lower`` not a bool.
+        ValueError: If the module has no such tensor, or it is not a batch of square matrices.
+        TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: ``geotorch.symmetric``; :class:`fastparam.Symmetric`.
+    Source: ``geotorch.symmetric``; the parametrization is :class:`fastparam.Symmetric`.
 
     Example:
         >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))
@@ -60,15 +61,16 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
     .. math:: K(X) = \mathrm{triu}(X, 1) - \mathrm{triu}(X, 1)^T
 
     Args:
-        module: holds the tensor.
-        name: of the parameter or buffer.
-        lower: keep the free parameters in the lower triangle instead of the upper, as geotorch does.
+        module: module that holds the tensor.
+        name: name of the parameter or buffer.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one, as geotorch
+            does.
 
     Raises:
-        ValueError: the module has no such tensor, or it is not a batch of square matrices.
-        TypeError: ``module`` is not a module, or ``lower`` not a bool.
+        ValueError: If the module has no such tensor, or it is not a batch of square matrices.
+        TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: ``geotorch.skew``; :class:`fastparam.Skew`.
+    Source: ``geotorch.skew``; the parametrization is :class:`fastparam.Skew`.
 
     Example:
         >>> layer = fastparam.parametrizations.skew(torch.nn.Linear(4, 4))
@@ -86,15 +88,15 @@ def positive_definite(module: M, name: str = "weight", lower: bool = False) -> M
     .. math:: P = \exp(\mathrm{triu}(X) + \mathrm{triu}(X, 1)^T)
 
     Args:
-        module: holds the tensor.
-        name: of the parameter or buffer. A positive definite one is kept.
-        lower: keep the free parameters in the lower triangle instead of the upper.
+        module: module that holds the tensor.
+        name: name of the parameter or buffer. A tensor that is positive definite already is kept.
+        lower: whether to keep the free parameters in the lower triangle instead of the upper one.
 
     Raises:
-        ValueError: the module has no such tensor, or it is not a batch of square matrices.
-        TypeError: ``module`` is not a module, or ``lower`` not a bool.
+        ValueError: If the module has no such tensor, or it is not a batch of square matrices.
+        TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: :class:`fastparam.PositiveDefinite`.
+    Source: the parametrization is :class:`fastparam.PositiveDefinite`.
 
     Example:
         >>> layer = fastparam.parametrizations.positive_definite(torch.nn.Linear(4, 4))
@@ -258,35 +260,37 @@ def orthogonal(
     *,
     use_trivialization: bool = True,
 ) -> M:
-    r"""Makes ``module.<name>`` orthogonal, its columns (rows, if it is wide) orthonormal; returns the module.
+    r"""Makes the columns (rows, if it is wide) of ``module.<name>`` orthonormal; returns the module.
 
     .. math:: Q = Q_0 (I - A / 2)^{-1} (I + A / 2) \quad \text{("cayley")}, \qquad
               Q = Q_0 \exp(A) \quad \text{("matrix\_exp")}, \qquad
               A = \mathrm{tril}(X) - \mathrm{tril}(X)^H
 
-    The signature, ``state_dict`` and values of :func:`torch.nn.utils.parametrizations.orthogonal`.
-    ``"cayley"`` and ``"matrix_exp"`` run on fastparam's kernels and can be assigned to without
-    trivialization: ``"cayley"`` is a :class:`~fastparam.SkewCayley` then, and a square ``"matrix_exp"`` takes
-    every matrix of determinant 1. ``"householder"`` is a product of reflections
-    (:func:`~fastparam.functional.householder`). The n x n matrix :math:`Q_0` is completed without random
-    numbers; half types are computed in float32.
+    The signature, the ``state_dict`` and the values are those of
+    :func:`torch.nn.utils.parametrizations.orthogonal`. The maps ``"cayley"`` and ``"matrix_exp"`` run on
+    fastparam's kernels and can be assigned to without trivialization: ``"cayley"`` is then a
+    :class:`~fastparam.SkewCayley`, and a square ``"matrix_exp"`` takes every matrix of determinant 1. The map
+    ``"householder"`` is a product of reflections (:func:`~fastparam.functional.householder`). The n x n
+    matrix :math:`Q_0` is completed without random numbers, and half types are computed in float32.
 
-    The diagonal of a ``"householder"`` parameter holds signs: a negative number counts as -1, every other as
-    1. torch takes the integer part, so that its weight is zero once weight decay has made a 1 smaller, also
-    one that is loaded from here.
+    The diagonal of a ``"householder"`` parameter is read as signs: a negative number counts as -1, and every
+    other number as 1. torch takes the integer part instead, so that its weight is zero once weight decay has
+    made a 1 smaller. This includes a decayed parameter that was saved here and is loaded there.
 
     Args:
-        module: holds the tensor.
-        name: of the parameter or buffer.
-        orthogonal_map: ``"matrix_exp"``, ``"cayley"``, ``"householder"``, or None: ``"matrix_exp"`` for
-            square or complex tensors, else ``"householder"``.
-        use_trivialization: parametrize around the tensor that is there, or was assigned last: :math:`Q_0`, a
-            buffer ``base``. Without it :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
+        module: module that holds the tensor.
+        name: name of the parameter or buffer.
+        orthogonal_map: ``"matrix_exp"``, ``"cayley"`` or ``"householder"``. None stands for ``"matrix_exp"``
+            if the tensor is square or complex, and for ``"householder"`` otherwise.
+        use_trivialization: whether to parametrize around a matrix :math:`Q_0`, the buffer ``base``. It is
+            made of the tensor that is there, or of the one that was assigned last. Without trivialization
+            :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
 
     Raises:
-        ValueError: the module has no such tensor, it has fewer than two dimensions, ``orthogonal_map`` is
-            not one of the three, or it is ``"householder"`` and the tensor complex.
-        TypeError: ``module`` is not a module, or ``use_trivialization`` not a bool.
+        ValueError: If the module has no such tensor, if it has fewer than two dimensions, if
+            ``orthogonal_map`` is not one of the three, or if it is ``"householder"`` and the tensor is
+            complex.
+        TypeError: If ``module`` is not a module, or ``use_trivialization`` is not a bool.
 
     Source: Casado, Trivializations for gradient-based optimization on manifolds, 2019.
 

@@ -1,8 +1,8 @@
 """The verbs of ``torch.nn.utils.prune``, with their signatures and masks, on :class:`~fastparam.Pruning`.
 
-A verb called again prunes further: it chooses among the entries that are still kept, as ``PruningContainer``
-does. The mask and the raw tensor can be read under the names that they have there, ``weight_mask`` and
-``weight_orig``. After any error the module is unchanged.
+A verb that is called again prunes further. It chooses among the entries that are still kept, as
+``PruningContainer`` does. The mask and the raw tensor can be read under the names of
+``torch.nn.utils.prune``, ``weight_mask`` and ``weight_orig``. After any error the module is unchanged.
 
 Example:
     >>> layer = fastparam.parametrizations.l1_unstructured(torch.nn.Linear(4, 4), "weight", amount=0.5)
@@ -36,10 +36,10 @@ def random_unstructured(module: M, name: str, amount: float) -> M:
     Args:
         module: module that holds the tensor.
         name: name of the parameter or buffer.
-        amount: number (int) or share (float) of the entries to prune, among those still kept.
+        amount: number (int) or fraction (float) of the entries to prune, among those still kept.
 
     Raises:
-        ValueError, TypeError: If ``module``, ``name`` or ``amount`` is not possible.
+        ValueError, TypeError: If ``module``, ``name`` or ``amount`` is not valid.
 
     Example:
         >>> layer = fastparam.parametrizations.random_unstructured(torch.nn.Linear(3, 2), "weight", amount=1)
@@ -57,11 +57,11 @@ def l1_unstructured(module: M, name: str, amount: float, importance_scores: Tens
     Args:
         module: module that holds the tensor.
         name: name of the parameter or buffer.
-        amount: number (int) or share (float) of the entries to prune, among those still kept.
-        importance_scores: tensor of the same shape, which is compared in place of the parameter or buffer.
+        amount: number (int) or fraction (float) of the entries to prune, among those still kept.
+        importance_scores: tensor of the same shape that is compared in place of the parameter or buffer.
 
     Raises:
-        ValueError, TypeError: If ``module``, ``name``, ``amount`` or ``importance_scores`` is not possible.
+        ValueError, TypeError: If ``module``, ``name``, ``amount`` or ``importance_scores`` is not valid.
 
     Example:
         >>> layer = torch.nn.Linear(3, 1)
@@ -80,11 +80,11 @@ def random_structured(module: M, name: str, amount: float, dim: int) -> M:
     Args:
         module: module that holds the tensor.
         name: name of the parameter or buffer, of two or more dimensions.
-        amount: number (int) or share (float) of the slices to prune, among those not pruned whole.
+        amount: number (int) or fraction (float) of the slices to prune, among those not pruned entirely.
         dim: dimension along which slices are counted.
 
     Raises:
-        ValueError, TypeError, IndexError: If ``module``, ``name``, ``amount`` or ``dim`` is not possible.
+        ValueError, TypeError, IndexError: If ``module``, ``name``, ``amount`` or ``dim`` is not valid.
 
     Example:
         >>> layer = torch.nn.Linear(5, 3)
@@ -106,14 +106,14 @@ def ln_structured(
     Args:
         module: module that holds the tensor.
         name: name of the parameter or buffer, of two or more dimensions.
-        amount: number (int) or share (float) of the slices to prune, among those not pruned whole.
+        amount: number (int) or fraction (float) of the slices to prune, among those not pruned entirely.
         n: order of the norm, as in :func:`torch.norm`.
         dim: dimension along which slices are counted.
-        importance_scores: tensor of the same shape, which is compared in place of the parameter or buffer.
+        importance_scores: tensor of the same shape that is compared in place of the parameter or buffer.
 
     Raises:
         ValueError, TypeError, IndexError: If ``module``, ``name``, ``amount``, ``dim`` or
-            ``importance_scores`` is not possible.
+            ``importance_scores`` is not valid.
 
     Example:
         >>> layer = torch.nn.Conv2d(5, 3, 2)
@@ -133,11 +133,12 @@ def custom_from_mask(module: M, name: str, mask: Tensor) -> M:
     Args:
         module: module that holds the tensor.
         name: name of the parameter or buffer.
-        mask: tensor of its shape, of zeros and ones (or bools).
+        mask: tensor of the same shape that holds zeros and ones (or bools).
 
     Raises:
-        ValueError, TypeError: If ``module``, ``name`` or ``mask`` is not possible. A soft mask, with other
-            values than zeros and ones, is not: :class:`~fastparam.Pruning` keeps an entry or drops it.
+        ValueError, TypeError: If ``module``, ``name`` or ``mask`` is not valid. A soft mask, with values
+            other than zeros and ones, is refused, because :class:`~fastparam.Pruning` either keeps or drops
+            an entry.
 
     Source: :func:`torch.nn.utils.prune.custom_from_mask`.
 
@@ -158,19 +159,19 @@ def global_unstructured(
     importance_scores: dict[tuple[nn.Module, str], Tensor] | None = None,
     **kwargs: Any,
 ) -> None:
-    """Prunes several tensors together: their entries are compared as those of one.
+    """Prunes several tensors together. Their entries are compared as if they were those of one tensor.
 
     The masks are those of :func:`torch.nn.utils.prune.global_unstructured`.
 
     Args:
         parameters: pairs of a module and a name.
-        pruning_method: class of ``torch.nn.utils.prune``, or one like them, of ``PRUNING_TYPE =
-            "unstructured"``, whose masks hold zeros and ones.
-        importance_scores: tensors by pair, which are compared in place of the parameters or buffers.
+        pruning_method: class of ``torch.nn.utils.prune``, or a similar class, with ``PRUNING_TYPE =
+            "unstructured"`` and masks of zeros and ones.
+        importance_scores: tensors by pair that are compared in place of the parameters or buffers.
         kwargs: arguments of ``pruning_method``, such as ``amount``.
 
     Raises:
-        ValueError, TypeError: If an argument is not possible. No module is changed.
+        ValueError, TypeError: If an argument is not valid. No module is changed.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Linear(10, 4), torch.nn.Linear(4, 1))
@@ -215,16 +216,16 @@ def global_unstructured(
 
 
 def remove(module: M, name: str) -> M:
-    """Makes the pruned tensor the parameter again, the same object as before; returns the module.
+    """Makes the pruned tensor a parameter again; returns the module.
 
-    Pruned entries stay 0.
+    The parameter is the same object as before, and the pruned entries stay 0.
 
     Args:
         module: module that holds the tensor.
         name: name of the tensor.
 
     Raises:
-        ValueError: If the tensor is not pruned, or other parametrizations stand beside the pruning.
+        ValueError: If the tensor is not pruned, or has other parametrizations beside the pruning.
         TypeError: If ``module`` is not a module.
 
     Source: :func:`torch.nn.utils.prune.remove`.
@@ -250,7 +251,7 @@ def remove(module: M, name: str) -> M:
 
 
 def is_pruned(module: nn.Module) -> bool:
-    """Returns whether a tensor of the module, or of one inside it, is pruned by :class:`~fastparam.Pruning`.
+    """Returns whether :class:`~fastparam.Pruning` prunes a tensor of the module or of a submodule.
 
     Raises:
         TypeError: If ``module`` is not a module.
