@@ -76,7 +76,10 @@ def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
         return "nvcc was not found (put the CUDA toolkit's bin on the PATH, or set CUDA_HOME)"
     if toolkit_version(home)[0] != int(torch_cuda.split(".")[0]):
         toolkit = ".".join(map(str, toolkit_version(home)))
-        return f"nvcc is of CUDA {toolkit}, torch of CUDA {torch_cuda}: their major versions must agree"
+        return (
+            f"nvcc is from CUDA {toolkit}, but torch was built with CUDA {torch_cuda}; "
+            "the major versions must match"
+        )
     return None
 
 
@@ -156,9 +159,9 @@ def main() -> None:
         import torch  # noqa: F401
     except ImportError:
         sys.exit(
-            "fastparam: compiles against the torch you run, and this build sees none: install torch, then "
-            "run `pip install --no-build-isolation .` (without --no-build-isolation pip hides the installed "
-            "torch)"
+            "fastparam: the extension is compiled against the installed torch, and this build finds none: "
+            "install torch, then run `pip install --no-build-isolation .` (without --no-build-isolation, pip "
+            "hides the installed torch)"
         )
     extension, command = extension_and_command()
     setup(ext_modules=[extension], cmdclass={"build_ext": command})

@@ -1,4 +1,4 @@
-"""``python -m fastparam``: what this build is, and whether every op works on every device here."""
+"""``python -m fastparam`` prints the facts of this build, and checks every op on every device."""
 
 from __future__ import annotations
 
@@ -268,11 +268,11 @@ def measure() -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         "python -m fastparam",
-        description="What this build is, and whether every op works on every device here.",
+        description="Prints the facts of this build, and checks every op on every device.",
     )
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="measure instead how far the ops are from their floors: a copy, or matrix products",
+        help="measure instead how many times its floor, a copy or matrix products, each op takes",
     )
     raise SystemExit(measure() if parser.parse_args().measure else main())

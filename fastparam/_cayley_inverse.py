@@ -93,7 +93,7 @@ def inverse_with_signs(
         better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
         if not (torch.where(better, other_loss, loss) <= _LOST).all():
             name = str(dtype).removeprefix("torch.")
-            raise ValueError(f"{op}: expected an alpha with which {name} can hold the X of Q, got {alpha:g}")
+            raise ValueError(f"{op}: expected an alpha for which {name} can represent X, got {alpha:g}")
         X, tried = torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, tried)
     return X, None if torch.equal(tried, kept) else tried.to(signs.dtype)
 

@@ -61,7 +61,8 @@ def fold(model: M) -> M:
             if applied not in values:
                 values[applied] = _value(applied)
     if left:
-        warnings.warn(f"fold: left {', '.join(left)}", stacklevel=2)
+        names = ", ".join(left)
+        warnings.warn(f"fold: left unchanged, because only fastparam is folded: {names}", stacklevel=2)
     for module, name in places:
         value = values[module.parametrizations[name]]
         own_class(module)  # of deep copies, from which the name is removed for this one alone

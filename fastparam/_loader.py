@@ -1,4 +1,4 @@
-"""Loads the compiled extension, or says in one sentence why it cannot be and what to do."""
+"""Loads the compiled extension, or says in one sentence why it cannot be loaded and how to cure that."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def load() -> None:
     """Imports fastparam._C.
 
     Raises:
-        ImportError: it was never built, or built for another torch.
+        ImportError: If it was never built, or was built for another torch.
     """
     try:
         built = importlib.import_module("fastparam._built")
     except ImportError:
         raise ImportError(
             "fastparam is not built here: run `pip install --no-build-isolation .` in its source tree, and "
-            "import it from another folder, since the source tree hides what is installed"
+            "import it from another folder, because the source tree hides the installed package"
         ) from None
     mismatch = (
         f"fastparam was built for torch {built.torch}, but torch {torch.__version__} is running: "

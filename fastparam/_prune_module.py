@@ -213,7 +213,7 @@ class Pruning(nn.Module):
         mask = torch.ones_like(X, dtype=torch.bool)
         for rule in rules:
             if rule is None:
-                raise ValueError(f"{op}: expected a mask chosen by a rule, got one that was given")
+                raise ValueError(f"{op}: expected a mask chosen by a rule, got one that was supplied")
             mask = select(rule, X, mask)
         self.mask, self.rules = mask, rules
         return self
@@ -295,6 +295,6 @@ def _previous(op: str, X: Tensor, within: Pruning | None) -> Tensor | None:
     except RuntimeError:
         theirs = tuple(within.mask.shape)
         raise ValueError(
-            f"{op}: expected within to fit X of shape {tuple(X.shape)}, got a mask of {theirs}"
+            f"{op}: expected within to be broadcastable to X of shape {tuple(X.shape)}, got shape {theirs}"
         ) from None
     return on_device(op, "within", mask, X.device)

@@ -46,7 +46,7 @@ class Signed(nn.Module):
         if signs is not None:
             if signs.shape != shape:
                 raise ValueError(
-                    f"{self.op}: expected Q with signs of shape {tuple(signs.shape)}, those of the weight, "
+                    f"{self.op}: expected Q to have signs of shape {tuple(signs.shape)}, as the weight has, "
                     f"got {shape}"
                 )
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):

@@ -137,7 +137,7 @@ def test_what_cuda_lacks(setup_py, tmp_path):
     nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.6, V12.6.20'\n")
     nvcc.chmod(0o755)
     assert setup_py.what_cuda_lacks("12.8", str(tmp_path)) is None
-    assert "CUDA 12.6, torch of CUDA 13.0" in setup_py.what_cuda_lacks("13.0", str(tmp_path))
+    assert "CUDA 12.6, but torch was built with CUDA 13.0" in setup_py.what_cuda_lacks("13.0", str(tmp_path))
 
 
 def test_architectures_end_in_ptx(setup_py):
@@ -194,7 +194,7 @@ def test_an_unbuilt_tree_says_so(copy):
     (copy / "fastparam" / "_built.py").unlink()
     remedy = (
         "run `pip install --no-build-isolation .` in its source tree, and import it from another folder, "
-        "since the source tree hides what is installed"
+        "because the source tree hides the installed package"
     )
     assert import_error(copy) == f"ImportError: fastparam is not built here: {remedy}"
 

@@ -50,7 +50,7 @@ def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None
     X = getattr(module, name) if held else None
     if X is None and f"{name}_orig" in module._parameters:
         raise ValueError(
-            f"{op}: expected a '{name}' that torch.nn.utils.prune has not pruned; its remove() comes first"
+            f"{op}: expected '{name}' not to be pruned by torch.nn.utils.prune; call its remove() first"
         )
     if X is None:
         raise ValueError(

@@ -238,12 +238,11 @@ def remove(module: M, name: str) -> M:
     """
     check_module("remove", module)
     if pruning_of(module, name) is None:
-        raise ValueError(
-            f"remove: expected '{name}' of {type(module).__name__} to be pruned, by its last parametrization"
-        )
+        held = f"'{name}' of {type(module).__name__}"
+        raise ValueError(f"remove: expected the last parametrization of {held} to be a pruning")
     if len(chain(module, name)) > 1:
         kinds = ", ".join(type(m).__name__ for m in chain(module, name))
-        raise ValueError(f"remove: expected no parametrization of '{name}' but its pruning, got {kinds}")
+        raise ValueError(f"remove: expected '{name}' to have no parametrization but its pruning, got {kinds}")
     own_class(module)
     with setting(module.parametrizations[name].original):  # type: ignore[index, union-attr]
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)

@@ -183,7 +183,7 @@ def test_a_matrix_of_another_shape_dtype_or_device_is_refused_before_they_are_wr
     for Q, sentence in (
         (
             other,
-            rf"^SkewCayley: expected Q with signs of shape \({shape[1]},\), those of the weight, "
+            rf"^SkewCayley: expected Q to have signs of shape \({shape[1]},\), as the weight has, "
             rf"got \({shape[1] + 1},\)$",
         ),
         (haar(*shape), r"^SkewCayley: expected Q of dtype float32, as its signs are, got float64$"),
@@ -259,7 +259,7 @@ def test_a_matrix_whose_parameter_overflows_is_refused_before_they_are_written()
         parametrize.register_parametrization(layer, "weight", fastparam.SkewCayley(alpha=alpha))
         before = {name: t.clone() for name, t in layer.state_dict().items()}
         Q = fastparam.functional.skew_cayley(torch.arange(9.0).view(3, 3)).to(dtype)
-        with pytest.raises(ValueError, match="SkewCayley: expected an alpha with which float"):
+        with pytest.raises(ValueError, match="SkewCayley: expected an alpha for which float"):
             layer.weight = Q
         assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
 

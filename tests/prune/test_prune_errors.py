@@ -32,7 +32,7 @@ def pruned(amount=5):
 # ---- the module ------------------------------------------------------------------------------------------
 
 AMOUNT = "amount=1.5 should either be a float in the range [0, 1] or a non-negative integer"
-GIVEN = "Pruning.update_: expected a mask chosen by a rule, got one that was given"
+GIVEN = "Pruning.update_: expected a mask chosen by a rule, got one that was supplied"
 BY_N_M = "Pruning.update_: expected a mask chosen by a rule with an amount, got one chosen by KeepNOfM"
 QUANTIZED = torch.quantize_per_tensor(torch.ones(5, 6), 0.1, 0, torch.quint8)
 MAGNITUDE = Pruning.magnitude(X56, 3)
@@ -74,11 +74,11 @@ BAD = [
     ),
     (
         lambda: MAGNITUDE.magnitude(X56, 1, within=Pruning(mask((3, 3)))),
-        "Pruning.magnitude: expected within to fit X of shape (5, 6), got a mask of (3, 3)",
+        "Pruning.magnitude: expected within to be broadcastable to X of shape (5, 6), got shape (3, 3)",
     ),
     (
         lambda: Pruning.random(X56[0], within=MAGNITUDE),
-        "Pruning.random: expected within to fit X of shape (6,), got a mask of (5, 6)",
+        "Pruning.random: expected within to be broadcastable to X of shape (6,), got shape (5, 6)",
     ),
     (
         lambda: Pruning.magnitude(X56, 31),

@@ -55,9 +55,7 @@ def test_modules_names_and_tensors(verb):
 @every_verb
 def test_a_tensor_that_torch_has_pruned(verb):
     theirs = prune.l1_unstructured(nn.Linear(7, 5), "weight", 3)
-    sentence = (
-        f"{verb}: expected a 'weight' that torch.nn.utils.prune has not pruned; its remove() comes first"
-    )
+    sentence = f"{verb}: expected 'weight' not to be pruned by torch.nn.utils.prune; call its remove() first"
     refused(sentence, lambda: call(verb, theirs), layer=theirs)
 
 
@@ -107,7 +105,7 @@ def test_remove_and_is_pruned():
     layer = pruned()
     for name in ("bias", "nothing", None):
         sentence = (
-            f"remove: expected '{name}' of ParametrizedLinear to be pruned, by its last parametrization"
+            f"remove: expected the last parametrization of '{name}' of ParametrizedLinear to be a pruning"
         )
         refused(sentence, lambda: ours.remove(layer, name), layer=layer)  # noqa: B023
     for thing, given in ((torch.ones(2), "Tensor"), (nn.Linear, "the class Linear")):
@@ -116,7 +114,7 @@ def test_remove_and_is_pruned():
         refused(f"is_pruned: {sentence}", lambda: ours.is_pruned(thing), TypeError)  # noqa: B023
     both = parametrize.register_parametrization(nn.Linear(6, 6), "weight", Symmetric())
     ours.l1_unstructured(both, "weight", 3)
-    sentence = "remove: expected no parametrization of 'weight' but its pruning, got Symmetric, Pruning"
+    sentence = "remove: expected 'weight' to have no parametrization but its pruning, got Symmetric, Pruning"
     refused(sentence, lambda: ours.remove(both, "weight"), layer=both)
 
 

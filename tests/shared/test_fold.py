@@ -72,7 +72,8 @@ def test_what_is_not_of_this_package_is_left_and_named():
     with pytest.warns(UserWarning) as shown:
         fastparam.fold(model)
     assert str(shown[0].message) == (
-        f"fold: left '0.weight' (parametrized by {__name__}.{Foreign.__qualname__}), "
+        "fold: left unchanged, because only fastparam is folded: "
+        f"'0.weight' (parametrized by {__name__}.{Foreign.__qualname__}), "
         "'1.weight' (parametrized by torch.nn.utils.parametrizations._Orthogonal)"
     )
     assert shown[0].filename == __file__
@@ -82,7 +83,7 @@ def test_what_is_not_of_this_package_is_left_and_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fastparam.fold(nn.Linear(3, 3))
-        with pytest.raises(UserWarning, match=r"^fold: left 'bias' "):
+        with pytest.raises(UserWarning, match=r"^fold: left unchanged, .*: 'bias' "):
             fastparam.fold(layer)
     assert parametrize.is_parametrized(layer, "weight"), "a warning that is an error comes before any change"
 

@@ -274,7 +274,7 @@ def test_an_assignment_of_another_shape_where_no_buffer_tells_it(module):
 def test_an_assignment_of_another_shape_where_a_buffer_tells_it():
     layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", fastparam.SkewCayley())
     before = Snapshot(layer)
-    sentence = r"SkewCayley: expected Q with signs of shape \(4,\), those of the weight, got \(3,\)"
+    sentence = r"SkewCayley: expected Q to have signs of shape \(4,\), as the weight has, got \(3,\)"
     with pytest.raises(ValueError, match=sentence):
         layer.weight = torch.eye(3)
     before.check()
