@@ -22,6 +22,8 @@ version = release = fastparam.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = f"fastparam {release}"
+html_static_path = ["_static"]
+html_css_files = ["width.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
