@@ -90,9 +90,9 @@ PANELS = (
 
 # Panel, contender, and the words around the numbers.
 HEADLINE = (
-    (0, "PEFT exact", "the exact OFT rotations of PEFT, for 448 blocks of 32 x 32"),
-    (2, "eager", "the Cayley map of torch's `orthogonal`, for a weight of 1024 x 64"),
-    (3, "eager", "`torch.matrix_exp` of a skew-symmetric matrix, for a weight of 256 x 256"),
+    (0, "PEFT exact", "PEFT's exact OFT rotations (448 blocks of 32 x 32)"),
+    (2, "eager", "torch's `orthogonal` by Cayley (a weight of 1024 x 64)"),
+    (3, "eager", "`torch.matrix_exp` of a skew-symmetric matrix (256 x 256)"),
 )
 
 
@@ -105,7 +105,8 @@ def machine(results: Row) -> str:
     about = [run["environment"] for run in results["families"].values()]
     versions = " and ".join(sorted({run["torch"].split("+")[0] for run in about}))
     first, last = min(run["date"] for run in about), max(run["date"] for run in about)
-    return f"{results['device']}, torch {versions}, float32, forward and backward, {first} to {last}"
+    name = re.sub(r" (\d+ threads)$", r", \1", results["device"])
+    return f"{name}, torch {versions}, float32, forward and backward, {first} to {last}"
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------
@@ -116,9 +117,10 @@ def headline(results: Row) -> str:
     for panel, name, words in HEADLINE:
         row = PANELS[panel].row(results)
         ours, theirs = (row["us"][who] / 1e3 for who in (OURS, name))
-        times, both = row["over"][name], f"{ours:.1f} ms instead of {theirs:.1f} ms"
+        times, both = row["over"][name], f"{ours:.1f}~ms instead of {theirs:.1f}~ms"  # ~: no line ends here
         line = f"- **{times:.0f} times** as fast as {words}: {both}."
-        lines += textwrap.wrap(line, 110, subsequent_indent="  ", break_on_hyphens=False)
+        wrapped = textwrap.wrap(line, 110, subsequent_indent="  ", break_on_hyphens=False)
+        lines += [part.replace("~", " ") for part in wrapped]
     gpu = [] if any(map(on_gpu, RESULTS.glob("*.json"))) else [NO_GPU.rstrip()]
     where = f"Machine: {machine(results)}."
     return "\n".join([*lines, "", where, *gpu, ""])
