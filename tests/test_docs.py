@@ -147,12 +147,30 @@ def test_the_readme_is_short_and_its_headings_are_unique():
     assert len(lines) <= 120 and len(set(headings)) == len(headings)
 
 
-def targets(path):
-    """The files that a document links to, from its folder."""
-    links = re.findall(r"\]\(([^)#:]+)[^):]*\)|src(?:set)?=\"([^\":]+)\"", path.read_text())
-    return [path.parent / (link or image) for link, image in links]
+def anchors(path):
+    """The names by which links reach the headings of a document."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def dead(path):
+    """The links of a document that lead to no file, or to no heading."""
+    found = re.findall(r"\]\(([^)#:]*)#?([^):]*)\)|src(?:set)?=\"([^\":]+)\"", path.read_text())
+    for link, anchor, image in found:
+        target = path.parent / (link or image) if link or image else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield f"{link or image}#{anchor}"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_of_documents_lead_to_files(path):
-    assert [str(target) for target in targets(path) if not target.exists()] == []
+def test_links_of_documents_lead_somewhere(path):
+    assert list(dead(path)) == []
+
+
+def test_dead_links_are_found(tmp_path):
+    (tmp_path / "other.md").write_text("# A `heading`, here\n")
+    (tmp_path / "document.md").write_text(
+        '[1](other.md#a-heading-here) [2](other.md#nothing) [3](none.md) <img src="none.svg">\n'
+    )
+    assert list(dead(tmp_path / "document.md")) == ["other.md#nothing", "none.md#", "none.svg#"]
