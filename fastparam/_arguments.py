@@ -1,6 +1,4 @@
-"""What a function asks of its arguments before the op is called; shapes and dtypes are checked by the op
-itself.
-"""
+"""Checks of arguments that a function makes before it calls its op, which checks shapes and dtypes itself."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from . import _C
 
 
 def described(thing: object) -> str:
-    """Returns what an error calls a thing of the wrong kind."""
+    """Returns the name by which an error calls a thing of the wrong kind."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
 
 
 def check_tensor(op: str, argument: str, X: Any) -> Any:
-    """Returns X; raises TypeError unless it is a tensor, or passes for one (a subclass, an fx proxy),
+    """Returns X. Raises TypeError unless it is a tensor or passes for one (a subclass, an fx proxy), and
     ValueError unless it is strided and has a shape.
     """
     if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
@@ -37,7 +35,7 @@ def check_tensor(op: str, argument: str, X: Any) -> Any:
 
 
 def ordinary(buffer: Tensor) -> Tensor:
-    """Returns the tensor, or its copy where it was made in inference mode: a layer trains after it."""
+    """Returns the tensor, or a copy if it was made in inference mode, with which no layer can be trained."""
     if not buffer.is_inference():
         return buffer
     with torch.inference_mode(False):
@@ -45,12 +43,12 @@ def ordinary(buffer: Tensor) -> Tensor:
 
 
 def check_optional_tensor(op: str, argument: str, X: Any) -> Any:
-    """Returns X; raises TypeError unless it is a tensor or None."""
+    """Returns X. Raises TypeError unless it is a tensor or None."""
     return None if X is None else check_tensor(op, argument, X)
 
 
 def check_square(op: str, X: object, argument: str = "X") -> None:
-    """Raises what the op itself would say of X, before an inverse does any work on it."""
+    """Raises the op's own error for X, before an inverse does any work on it."""
     check_tensor(op, argument, X)
     if isinstance(X, Tensor) and not torch.compiler.is_compiling():
         _C.check_square(op, argument, X)
@@ -64,21 +62,21 @@ def check_matrices(op: str, X: object, argument: str = "X") -> None:
 
 
 def is_flag(flag: object) -> bool:
-    """Whether the object is True or False, of Python or of numpy."""
+    """Whether the object is a bool of Python or of numpy."""
     return isinstance(flag, bool) or (
         type(flag).__module__ == "numpy" and type(flag).__name__ in ("bool", "bool_")
     )
 
 
 def check_flag(op: str, argument: str, flag: Any) -> bool:
-    """Returns True or False; raises TypeError unless the flag is one of them."""
+    """Returns the flag as Python's bool. Raises TypeError unless it is one."""
     if not is_flag(flag):
         raise TypeError(f"{op}: expected {argument} to be True or False, got {type(flag).__name__}")
     return bool(flag)
 
 
 def check_number(op: str, argument: str, number: Any) -> Any:
-    """Returns the number; raises TypeError unless it is real (a symbolic one while tracing)."""
+    """Returns the number, which is symbolic while tracing. Raises TypeError unless it is real."""
     if isinstance(number, (torch.SymInt, torch.SymFloat)):
         return number
     if not isinstance(number, numbers.Real):
@@ -87,14 +85,14 @@ def check_number(op: str, argument: str, number: Any) -> Any:
 
 
 def check_integer(op: str, argument: str, number: Any) -> int:
-    """Returns the integer as Python's; raises TypeError unless it is one."""
+    """Returns the integer as Python's int. Raises TypeError unless it is one."""
     if not isinstance(number, numbers.Integral) or is_flag(number):
         raise TypeError(f"{op}: expected {argument} to be an int, got {type(number).__name__}")
     return int(number)
 
 
 def check_sizes(op: str, argument: str, sizes: Any) -> Any:
-    """Returns the sizes; raises TypeError unless they are a sequence of ints."""
+    """Returns the sizes. Raises TypeError unless they are a sequence of ints."""
     if not isinstance(sizes, Iterable) or not all(
         isinstance(s, (numbers.Integral, torch.SymInt)) for s in sizes
     ):
@@ -103,7 +101,5 @@ def check_sizes(op: str, argument: str, sizes: Any) -> Any:
 
 
 def has_no_data(Q: Tensor) -> bool:
-    """Whether there are no numbers to look at: on the meta device, while tracing, or where a tensor is
-    empty.
-    """
+    """Whether the tensor has no numbers: on the meta device, while tracing, or if it is empty."""
     return Q.is_meta or isinstance(Q, FakeTensor) or Q.numel() == 0

@@ -18,23 +18,22 @@ _FAR = {torch.float32: 1e4, torch.complex64: 1e4, torch.float64: 1e8, torch.comp
 
 
 def greedy_signs(Q: Tensor) -> Tensor:
-    """Returns signs D, of shape (..., k) and real, such that elimination of the upper k rows of Q + D meets
-    pivots of size 1 and more.
+    """Returns real signs D, of shape (..., k), such that every pivot in the elimination of the first k rows
+    of Q + D has size 1 and more.
 
-    Each sign is that of the pivot (of its real part) which it is added to. A Householder reflection chooses
-    the other one for R, and so D = -diag(R) in Q = H R; where it reflects nothing, R is the pivot itself
-    (Ballard et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Then Q D + I is well
-    conditioned in practice, whatever the determinant and eigenvalues of Q.
+    Each sign is that of the pivot (of its real part) to which it is added. A Householder reflection chooses
+    the opposite sign for R, and so D = -diag(R) in Q = H R; where it reflects nothing, R is the pivot itself
+    (Ballard et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Q D + I is then well
+    conditioned in practice, for every determinant and all eigenvalues of Q.
     """
     R, tau = torch.geqrf(Q)
     return torch.where((R.diagonal(dim1=-2, dim2=-1).real < 0) == (tau == 0), -1.0, 1.0)
 
 
 def inverse(Q: Tensor, alpha: float) -> Tensor:
-    """Returns X of the shape of the tall or square Q: A1 skew-symmetric over B, with stiefel_cayley(X, alpha)
-    = Q.
+    """Returns X with stiefel_cayley(X, alpha) = Q for a tall or square Q: a skew-symmetric A1 above B.
 
-    Not finite where Q has the eigenvalue -1.
+    The result is not finite if Q has the eigenvalue -1.
     """
     k = Q.shape[-1]
     A = _cayley(Q[..., :k, :])
@@ -46,7 +45,7 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
 
 
 def _cayley(Q: Tensor) -> Tensor:
-    """(I + Q)^-1 (I - Q), not finite where Q has the eigenvalue -1."""
+    """Returns (I + Q)^-1 (I - Q), which is not finite if Q has the eigenvalue -1."""
     A: Tensor
     if not Q.is_complex():
         with suppress(RuntimeError):  # LinAlgError, by a single matrix of the batch
@@ -60,10 +59,10 @@ def _cayley(Q: Tensor) -> Tensor:
 def inverse_with_signs(
     op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns X with stiefel_cayley(X, alpha, signs) = Q, of the tall Q in double precision, and the signs if
-    they are to change.
+    """Returns X with stiefel_cayley(X, alpha, signs) = Q, for a tall Q in double precision, and the signs if
+    they have to change.
 
-    Where they are None, and so are to be, a matrix that would need them is refused, and the remedy named.
+    If signs is None, a matrix that needs signs is refused, and the error names the remedy.
     """
     if has_no_data(Q):
         return torch.zeros_like(Q), None
@@ -99,10 +98,11 @@ def inverse_with_signs(
 
 
 def _inverse_and_loss(Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse with these signs, and what each matrix loses on the way there and back; NaN where there is
-    none.
+    """Returns the inverse with these signs, and the loss of each matrix on the way there and back, which is
+    NaN if there is no inverse.
 
-    Large ones in the precision of the dtype, if they lose little or, with these signs, all; else in double.
+    Large matrices are computed in the precision of the dtype, if they lose little or, with these signs,
+    everything; all others in double precision.
     """
     allowed, single = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), torch.promote_types(dtype, torch.float32)
     for work in (single, Q.dtype) if Q.shape[-1] >= _LARGE else (Q.dtype,):

@@ -1,5 +1,5 @@
-"""The list of ops, and what every one of them gets from it: its function's entry, its batching rule and its
-count of operations.
+"""The list of ops, from which every op gets the entry of its function, its batching rule and its count of
+operations.
 
 The self-check (``python -m fastparam``), :mod:`fastparam.functional` and the tests read the same list.
 """
@@ -134,8 +134,8 @@ def make(check, direct, overload, traced, is_compiling, has_torch_function):
 
 
 def entry(function: F) -> F:
-    """Returns the function that calls the op of this name; the decorated one gives its signature and its
-    words.
+    """Returns the function that calls the op of this name. The decorated function gives its signature and its
+    docstring.
     """
     name = function.__name__
     parameters = inspect.signature(function).parameters.values()
@@ -184,7 +184,7 @@ def entry(function: F) -> F:
 
 
 def _one(arg: Any, dim: int | None) -> Any:
-    """An argument as one example sees it, without data."""
+    """Returns an argument as one example of the batch sees it, without data."""
     if not isinstance(arg, Tensor):
         return arg
     return arg.new_empty([size for d, size in enumerate(arg.shape) if d != dim], device="meta")
@@ -234,7 +234,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
     return {op.overload: getattr(_reference, op.name) for op in OPS}
 
 
-# ---- what looks at graphs --------------------------------------------------------------------------------
+# ---- tools that look at graphs ---------------------------------------------------------------------------
 
 
 def _register_flops(op: Op, flops: Callable[[int, int], int]) -> None:

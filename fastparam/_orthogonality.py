@@ -1,4 +1,4 @@
-"""Whether matrices are orthogonal, as far as their dtype tells."""
+"""Whether matrices are orthogonal, within the accuracy of their dtype."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class NotOrthogonalError(ValueError, NotImplementedError):
 
 
 def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
-    """Returns the (tall) matrices in double precision; raises NotOrthogonalError unless their columns are
-    orthonormal.
+    """Returns the (tall) matrices in double precision. Raises NotOrthogonalError unless their columns are
+    orthonormal within the accuracy of the dtype.
 
-    As far as the dtype tells: also of a matrix that was rounded to a lower one and is kept in this, whose
+    A matrix that was rounded to a lower dtype before is accepted within the accuracy of that one, and its
     nearest orthogonal matrix is returned.
     """
     precise = Q.to(double_of(Q))
@@ -58,7 +58,7 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
 
 
 def orthogonality_defect(Q: Tensor) -> float:
-    """max |Q^H Q - I|."""
+    """Returns max |Q^H Q - I|."""
     E = Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     return float(E.abs().amax())
 
@@ -68,7 +68,7 @@ def _tolerance(dtype: torch.dtype, n: int) -> float:
 
 
 def nearest_orthogonal(Q: Tensor) -> Tensor:
-    """Newton's iteration Q (3 I - Q^H Q) / 2 for the polar factor of a matrix near to it."""
+    """Returns the polar factor of a matrix near to it, by Newton's iteration Q (3 I - Q^H Q) / 2."""
     I = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     for _ in range(8):
         E = Q.mH @ Q
@@ -79,5 +79,5 @@ def nearest_orthogonal(Q: Tensor) -> Tensor:
 
 
 def double_of(Q: Tensor) -> torch.dtype:
-    """The double precision dtype of a real or complex tensor."""
+    """Returns the double precision dtype, real or complex, for a tensor."""
     return torch.complex128 if Q.is_complex() else torch.float64

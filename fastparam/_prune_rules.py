@@ -1,4 +1,6 @@
-"""Which entries stay: the methods of torch.nn.utils.prune, applied to a tensor alone, and n of every m."""
+"""The rules that choose which entries stay: the methods of torch.nn.utils.prune, applied to a tensor alone,
+and n of every m.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ Rule: TypeAlias = prune.BasePruningMethod
 
 
 class KeepNOfM(prune.BasePruningMethod):
-    """Keeps the n largest of every m neighbours in the last dimension; pruned ones count as the smallest."""
+    """Keeps the n largest of every m neighbours in the last dimension; pruned entries are the smallest."""
 
     PRUNING_TYPE = "global"
 
@@ -48,20 +50,20 @@ class KeepNOfM(prune.BasePruningMethod):
 
 
 def number(value: Any) -> Any:
-    """Returns a number of numpy as Python's: a small one overflows where torch compares it with sizes."""
+    """Returns a number of numpy as Python's; a small type overflows when torch compares it with sizes."""
     if is_flag(value) or isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
 
 
 def torch_rule(kind: str, *arguments: Any) -> Rule:
-    """Returns the method of torch.nn.utils.prune of this name, or raises what torch says of its arguments."""
+    """Returns the method of torch.nn.utils.prune of this name, or raises torch's error for its arguments."""
     made: Rule = getattr(_torch, kind)(*map(number, arguments))
     return made
 
 
 def with_amount(rule: Any, amount: float) -> Rule | None:
-    """Returns the rule with another amount, or raises what torch says of the amount; None stays None."""
+    """Returns the rule with another amount, or raises torch's own error for the amount. None stays None."""
     if rule is None:
         return None
     if not hasattr(rule, "amount"):
@@ -76,7 +78,7 @@ def with_amount(rule: Any, amount: float) -> Rule | None:
 
 
 def by_magnitude(chosen: Any) -> Rule:
-    """Returns, in place of a rule that chooses at random, the one that drops as many units, the smallest."""
+    """Returns the rule, or, if it chooses at random, the one that drops as many units of least size."""
     if isinstance(chosen, prune.RandomUnstructured):
         chosen = torch_rule("L1Unstructured", chosen.amount)
     elif isinstance(chosen, prune.RandomStructured):
@@ -85,7 +87,7 @@ def by_magnitude(chosen: Any) -> Rule:
 
 
 def _check_sizes(rule: Any, t: Tensor) -> None:
-    """Raises what ``compute_mask`` would say of sizes, where there is no data for it to read."""
+    """Raises the error of ``compute_mask`` for sizes, if there is no data for it to read."""
     if isinstance(rule, KeepNOfM):
         return rule.check(t)
     size = t.shape[rule.dim] if rule.PRUNING_TYPE == "structured" else t.numel()
@@ -96,10 +98,9 @@ def _check_sizes(rule: Any, t: Tensor) -> None:
 def select(rule: Any, X: Tensor, previous: Tensor | None = None) -> Tensor:
     """Returns the bool mask of the entries of X that the rule keeps, among those that ``previous`` keeps.
 
-    It is the mask of ``torch.nn.utils.prune.PruningContainer``.
-
-    Complex entries count by their absolute value, entries of other dtypes (scores) as float64. Where X holds
-    no data (on the meta device) sizes are checked and the mask holds nothing.
+    It is the mask of ``torch.nn.utils.prune.PruningContainer``. Complex entries are compared by their
+    absolute value, and entries of other dtypes (scores) as float64. If X has no data (on the meta device),
+    the sizes are checked, and the mask has no data either.
 
     Example:
         >>> from fastparam._prune_rules import select, torch_rule
@@ -122,7 +123,7 @@ def select(rule: Any, X: Tensor, previous: Tensor | None = None) -> Tensor:
 
 
 def drawn(op: str, X: Tensor, p_drop: float, generator: torch.Generator | None = None) -> Tensor:
-    """Returns True with probability 1 - p_drop, for every entry of X."""
+    """Returns a mask in which each entry is True with probability 1 - p_drop."""
     check_weight(op, "X", X)
     if is_flag(p_drop):
         raise TypeError(f"{op}: expected p_drop to be a number, got {type(p_drop).__name__}")
@@ -153,16 +154,16 @@ def check_weight(op: str, argument: str, X: Any) -> None:
 
 
 def on_device(op: str, argument: str, given: Tensor, device: torch.device) -> Tensor:
-    """Returns the tensor on this device; raises ValueError where it has no data to bring there."""
+    """Returns the tensor on this device. Raises ValueError if it has no data to copy there."""
     if given.is_meta and device.type != "meta":
         raise ValueError(f"{op}: expected {argument} on {device}, got meta")
     return given.to(device)
 
 
 def as_bool(op: str, argument: str, mask: Any) -> Tensor:
-    """Returns a contiguous bool mask of its own memory, which autograd can keep wherever it was made.
+    """Returns a contiguous bool mask with memory of its own, which autograd can keep.
 
-    Raises ValueError where the mask holds anything but zeros and ones, TypeError where it is not a tensor.
+    Raises ValueError if the mask holds values other than zeros and ones, and TypeError if it is not a tensor.
     """
     check_tensor(op, argument, mask)
     try:

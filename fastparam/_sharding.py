@@ -1,5 +1,5 @@
-"""Ops on DTensor, which is where FSDP2 leaves every parameter outside of forward: batch dimensions may stay
-sharded, of a pruned tensor all dimensions; else the op works on whole tensors.
+"""Ops on DTensor, the form in which FSDP2 leaves every parameter outside of forward. Batch dimensions may
+stay sharded, and all dimensions of a pruned tensor. Otherwise the op works on whole tensors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PLAIN = (Tensor, nn.Parameter)
 
 
 def is_dtensor(X: object) -> bool:
-    """Without the import of torch.distributed where nobody has needed it yet."""
+    """Whether X is a DTensor. torch.distributed is not imported for it."""
     module = sys.modules.get("torch.distributed.tensor")
     return type(X) not in _PLAIN and module is not None and isinstance(X, module.DTensor)
 
 
 def beside(X: Tensor, buffer: B) -> B:
-    """Returns the buffer of a module, which every process has whole, as an op takes it beside X."""
+    """Returns the buffer of a module, which every process has whole, in the form that an op takes with X."""
     if type(X) in _PLAIN or buffer is None or not is_dtensor(X) or is_dtensor(buffer):
         return buffer
     from torch.distributed.tensor import DTensor, Replicate
@@ -35,7 +35,7 @@ def beside(X: Tensor, buffer: B) -> B:
 
 
 def whole(X: Tensor) -> Tensor:
-    """Returns X; where it is a DTensor, one that every process has whole."""
+    """Returns X. A DTensor is gathered, so that every process has it whole."""
     if type(X) in _PLAIN or not is_dtensor(X):
         return X
     from torch.distributed.tensor import Replicate

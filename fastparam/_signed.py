@@ -1,4 +1,4 @@
-"""Signs of columns: with them a map reaches every orthogonal matrix."""
+"""Signs of columns, with which a map reaches every orthogonal matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._orthogonality import checked_orthogonal
 
 
 class Signed(nn.Module):
-    r"""Q = map(X) D: with the diagonal D of signs every orthogonal matrix is an image."""
+    r"""The map Q = map(X) D. With the diagonal D of signs it reaches every orthogonal matrix."""
 
     signs: Tensor | None
     with_signs: bool
@@ -24,21 +24,19 @@ class Signed(nn.Module):
         self.register_buffer("signs", None)
 
     def reset_parameters(self) -> None:
-        """Makes all signs positive: what deferred initialisation (the meta device, then ``to_empty``)
-        calls.
-        """
+        """Makes all signs positive. Deferred initialization (the meta device, then ``to_empty``) calls it."""
         if self.signs is not None:
             with torch.no_grad():
                 self.signs.fill_(1)
 
     def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Returns X with map(X) D = Q, of the tall Q in double precision, and the signs if they are to
+        """Returns X with map(X) D = Q, for a tall Q in double precision, and the signs if they have to
         change.
         """
         raise NotImplementedError
 
     def _inverse(self, Q: Tensor) -> Tensor:
-        """Returns A1 over B of the tall Q, and changes the signs that do not serve."""
+        """Returns A1 above B for a tall Q, and changes the signs that do not serve."""
         shape = (*Q.shape[:-2], Q.shape[-1])
         if self.with_signs and self.signs is None:
             self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))

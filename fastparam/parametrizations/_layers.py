@@ -1,4 +1,4 @@
-"""The pruning of a layer: where it stands, and how it is put there, replaced and read."""
+"""The pruning of a layer: where it is kept, and how it is added, replaced and read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def check_module(op: str, module: object) -> None:
 
 
 def check_held(op: str, module: object, name: str) -> None:
-    """Raises TypeError unless it is a module and the name a str, ValueError where the tensor of this name has
-    no shape yet.
+    """Raises TypeError unless it is a module and the name is a str, and ValueError if the tensor of this name
+    has no shape yet.
     """
     check_module(op, module)
     if not isinstance(name, str):
@@ -44,7 +44,7 @@ def pruning_of(module: nn.Module, name: str) -> Pruning | None:
 
 
 def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None]:
-    """Returns the value of a tensor and its mask, in its shape; raises where it cannot be pruned."""
+    """Returns the value of a tensor and its mask, expanded to its shape. Raises if it cannot be pruned."""
     check_module(op, module)
     held = name in module._parameters or name in module._buffers or chain(module, name)
     X = getattr(module, name) if held else None
@@ -62,7 +62,7 @@ def target(op: str, module: nn.Module, name: str) -> tuple[Tensor, Tensor | None
 
 
 def like(op: str, argument: str, given: Any, name: str, X: Tensor) -> Tensor:
-    """Returns the given tensor on the device of X; raises unless it is a tensor of the shape of X."""
+    """Returns the given tensor on the device of X. Raises unless it is a tensor of the shape of X."""
     check_tensor(op, argument, given)
     if given.shape != X.shape:
         raise ValueError(
@@ -74,7 +74,7 @@ def like(op: str, argument: str, given: Any, name: str, X: Tensor) -> Tensor:
 
 
 def write(module: nn.Module, name: str, mask: Tensor, rule: Rule | None) -> None:
-    """Prunes a tensor by this mask, in place of the mask that it is pruned by now."""
+    """Prunes a tensor with this mask, which replaces its present mask."""
     pruning = pruning_of(module, name)
     if pruning is not None:
         pruning.mask, pruning.rules = as_bool("prune", "mask", mask), (*pruning.rules, rule)
@@ -88,19 +88,19 @@ def write(module: nn.Module, name: str, mask: Tensor, rule: Rule | None) -> None
 
 
 def setting(X: Tensor) -> torch.inference_mode:
-    """Returns the context in which torch can set the tensor: inference mode for one that was made there."""
+    """Returns the context in which torch can set the tensor: inference mode, if it was made there."""
     return torch.inference_mode(X.is_inference())
 
 
 def own_class(module: nn.Module) -> None:
-    """Gives a parametrized module a class of its own; its deep copies share the one that torch made."""
+    """Gives a parametrized module a class of its own, because deep copies share the class that torch made."""
     if parametrize.is_parametrized(module):
         shared = type(module)
         module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
 
 
 def _show(module: nn.Module, name: str) -> None:
-    """Lets the mask and the raw tensor be read under the names that torch.nn.utils.prune gives them."""
+    """Makes the mask and the raw tensor readable under the names that torch.nn.utils.prune gives them."""
 
     def pruning(module: nn.Module) -> Pruning:
         found = pruning_of(module, name)

@@ -121,7 +121,7 @@ _MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class _Orthogonal(nn.Module):
-    """base map(X), or map(X): what torch's ``orthogonal`` does."""
+    """The map of torch's ``orthogonal``: base map(X), or map(X)."""
 
     base: Tensor | None
     shape: torch.Size
@@ -149,8 +149,9 @@ class _Orthogonal(nn.Module):
 
     @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
-        """Returns -I, which the map takes to I, and makes base the matrix: the nearest in QR's sense if it is
-        not orthogonal. Without a base, the reflections of that matrix, or its logarithm.
+        """Returns -I, which the map takes to I, and sets base to the matrix, or, if it is not orthogonal, to
+        the orthogonal factor of its QR decomposition. Without a base, returns the reflections of that matrix,
+        or its logarithm.
         """
         if self.orthogonal_map == "matrix_exp" and not self.use_trivialization:
             if not self.registered or self.shape[-2] != self.shape[-1]:
@@ -216,8 +217,8 @@ def _check_shape(Q: Tensor, shape: torch.Size) -> None:
 
 
 def _is_orthogonal(Q: Tensor) -> bool:
-    """Whether the matrices are square and orthogonal as far as their dtype tells: they are kept as they
-    are.
+    """Whether the matrices are square, and orthogonal within the accuracy of their dtype. If so, they are
+    kept as they are.
     """
     n = Q.shape[-1]
     if Q.shape[-2] != n or has_no_data(Q):
@@ -237,8 +238,8 @@ class _Logarithm(SkewExponential):
 
 
 class _FromRaw(SkewCayley):
-    """A SkewCayley that, as torch's ``orthogonal`` without trivialization, takes the weight on registration
-    for the raw X.
+    """A SkewCayley that takes the weight on registration for the raw X, as torch's ``orthogonal`` without
+    trivialization does.
     """
 
     op: str = "orthogonal"
@@ -324,7 +325,7 @@ def orthogonal(
 
 
 def _chosen(weight: object, orthogonal_map: str | None) -> str | None:
-    """The map, or None where torch's verb has a sentence to say."""
+    """Returns the map, or None if torch's verb raises an error."""
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return None
     if orthogonal_map is None:
