@@ -43,8 +43,8 @@ slow: tools
 
 # The address and undefined-behaviour sanitizers: the C++ sources, in a build of their own, over the values that
 # break kernels; then the device code on the CPU.
-SANITIZED_TESTS = cayley/test_cayley_numbers.py cayley/test_cayley_paths.py exponential/test_exponential.py prune/test_prune.py prune/test_prune_packing.py \
-  shared/test_fuzz.py shared/test_values.py triangular/test_paths.py
+SANITIZED_TESTS = cayley/test_cayley_numbers.py cayley/test_cayley_paths.py exponential/test_exponential.py \
+  householder/test_householder.py prune/test_prune.py prune/test_prune_packing.py shared/test_fuzz.py shared/test_values.py triangular/test_paths.py
 sanitize: tools
 	$(BUILD) ".[test]"
 	FASTPARAM_SANITIZE=1 FASTPARAM_BUILD=cpu $(PY) setup.py -q build --build-lib build/sanitized

@@ -35,13 +35,6 @@ Tensor householder_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, 
   return HouseholderBackward::below_autograd(keys, G, X);
 }
 
-// ATen serves every device (benchmarks/NOTES.md has its times).
-void register_householder(torch::Library& m) {
-  m.impl("householder", &Dispatch<check_householder, expression::householder, expression::householder>::run);
-  m.impl("householder_backward", &Dispatch<check_householder_backward, expression::householder_backward,
-                                           expression::householder_backward>::run);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(fastparam, m) {
@@ -52,8 +45,12 @@ TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
   m.impl("householder", &Meta<check_householder>::run);
   m.impl("householder_backward", &Meta<check_householder_backward>::run);
 }
-TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) { register_householder(m); }
-TORCH_LIBRARY_IMPL(fastparam, CPU, m) { register_householder(m); }
+// Elsewhere than on the CPU ATen serves, and complex numbers (benchmarks/NOTES.md has its times).
+TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
+  m.impl("householder", &Dispatch<check_householder, expression::householder, expression::householder>::run);
+  m.impl("householder_backward", &Dispatch<check_householder_backward, expression::householder_backward,
+                                           expression::householder_backward>::run);
+}
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
   m.impl("householder", &householder_autograd);
   m.impl("householder_backward", &householder_backward_autograd);
