@@ -1,11 +1,21 @@
 """The packages that compute these maps themselves: their own code says which convention ours has to meet."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from fastparam.functional import cayley, skew_cayley, skew_cayley_packed, stiefel_cayley
+from fastparam.functional import (
+    cayley,
+    matrix_exp,
+    skew_cayley,
+    skew_cayley_packed,
+    skew_exp,
+    stiefel_cayley,
+    stiefel_exp,
+)
 
 SHAPES = [(1, 4), (3, 8), (2, 33)]
 
@@ -78,11 +88,16 @@ def test_lycoris_diag_oft(b, n):
     assert_close(cayley(X - X.mT, alpha=-1.0), get_r(X, I), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("cayley", lambda A: cayley(A, alpha=-0.5)), ("expm", matrix_exp)],
+    ids=["cayley", "expm"],
+)
 @pytest.mark.parametrize("lower", [False, True])
-def test_geotorch_takes_our_map(lower):
+def test_geotorch_takes_our_map(lower, theirs, ours):
     geotorch = pytest.importorskip("geotorch")
     layers = [nn.Linear(8, 8, bias=False) for _ in range(2)]
-    for layer, map_ in zip(layers, ("cayley", lambda A: cayley(A, alpha=-0.5)), strict=True):
+    for layer, map_ in zip(layers, (theirs, ours), strict=True):
         nn.init.orthogonal_(layer.weight)
         parametrization = geotorch.SO(layer.weight.shape, triv=map_, lower=lower)
         nn.utils.parametrize.register_parametrization(layer, "weight", parametrization)
@@ -96,10 +111,12 @@ def test_geotorch_takes_our_map(lower):
     assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("triv", ["cayley", "expm"])
 @pytest.mark.parametrize(("make", "shape"), [("SO", (5, 8, 8)), ("Stiefel", (12, 5)), ("Stiefel", (5, 12))])
-def test_geotorch_map(make, shape):
+def test_geotorch_map(make, shape, triv):
     geotorch = pytest.importorskip("geotorch")
-    module = getattr(geotorch, make)(shape, triv="cayley").double()
+    module = getattr(geotorch, make)(shape, triv=triv).double()
     module.base.copy_(torch.eye(module.n))
-    ours = skew_cayley if make == "SO" else stiefel_cayley
-    same(lambda X: ours(X, alpha=-0.5, lower=True), module, torch.randn(shape))
+    maps = {"cayley": (skew_cayley, stiefel_cayley), "expm": (skew_exp, stiefel_exp)}[triv]
+    ours = partial(maps[make != "SO"], lower=True, **({"alpha": -0.5} if triv == "cayley" else {}))
+    same(ours, module, torch.randn(shape))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from fastparam.functional import cayley, skew, skew_cayley_packed, symmetric
+from fastparam.functional import cayley, matrix_exp, skew, skew_cayley_packed, symmetric
 
 CALLS = Counter()
 
@@ -27,6 +27,7 @@ def replace_geotorch():
     from geotorch.symmetric import Symmetric
 
     SO.trivializations["cayley"] = counted("cayley", lambda A: cayley(A, alpha=-0.5))
+    SO.trivializations["expm"] = counted("expm", matrix_exp)
     Skew.frame = staticmethod(counted("skew", skew))
     Symmetric.frame = staticmethod(counted("symmetric", symmetric))
 
