@@ -83,10 +83,15 @@ def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
     return None
 
 
-def default_architectures(toolkit: tuple[int, int]) -> str:
-    """Ampere to the newest generation that the toolkit knows, and PTX for those after it."""
-    names = ["8.0", "8.6", "8.9", "9.0"] + (["10.0", "12.0"] if toolkit >= (12, 8) else [])
-    return ";".join(names) + "+PTX"
+def default_architectures(toolkit: tuple[int, int], devices: list[tuple[int, int]]) -> str:
+    """Ampere to the newest generation that the toolkit knows, PTX for those after it, and what the devices of
+    this machine need: code for 8.6 runs on 8.7, but not on 11.0, nor does PTX for 12.0.
+    """
+    known = [(8, 0), (8, 6), (8, 9), (9, 0)] + ([(10, 0), (12, 0)] if toolkit >= (12, 8) else [])
+    for major, minor in devices:
+        serves = any(m == major and n <= minor for m, n in known) or (major, minor) > max(known)
+        known += [] if serves else [(major, minor)]
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(known)) + "+PTX"
 
 
 def default_jobs() -> int:
@@ -116,7 +121,9 @@ def extension_and_command() -> tuple[Extension, type]:
 
     cuda = with_cuda()
     if cuda:
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default_architectures(toolkit_version(CUDA_HOME)))
+        devices = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        architectures = default_architectures(toolkit_version(CUDA_HOME), devices)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", architectures)
     os.environ.setdefault("MAX_JOBS", str(default_jobs()))
     sources = glob("csrc/**/*.cpp", recursive=True) + (glob("csrc/**/*.cu", recursive=True) if cuda else [])
     kind = CUDAExtension if cuda else CppExtension

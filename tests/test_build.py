@@ -141,8 +141,18 @@ def test_what_cuda_lacks(setup_py, tmp_path):
 
 
 def test_architectures_end_in_ptx(setup_py):
-    assert setup_py.default_architectures((12, 6)) == "8.0;8.6;8.9;9.0+PTX"
-    assert setup_py.default_architectures((13, 0)) == "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+    assert setup_py.default_architectures((12, 6), []) == "8.0;8.6;8.9;9.0+PTX"
+    assert setup_py.default_architectures((13, 0), []) == "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+
+def test_devices_of_the_machine_are_architectures(setup_py):
+    """Where the default has neither code nor PTX that serves them."""
+    plain = setup_py.default_architectures((13, 0), [])
+    for served in ((8, 7), (9, 0), (10, 3), (12, 1), (13, 0)):
+        assert setup_py.default_architectures((13, 0), [served, served]) == plain
+    assert setup_py.default_architectures((13, 0), [(7, 5), (11, 0), (7, 5)]) == (
+        "7.5;8.0;8.6;8.9;9.0;10.0;11.0;12.0+PTX"
+    )
 
 
 def test_a_build_does_not_require_torch():
