@@ -1,11 +1,13 @@
-// Q = (I + alpha A)^-1 (I - alpha A) D. With P = Q D + I, the map L from the parameter to A, and its adjoint
-// L*:
+// Q = (I + alpha A)^-1 (I - alpha A) D. L is the linear map from the parameter to A, L* is its adjoint, and
+// P = Q D + I. The derivatives are
 //   tangent   dQ = -(alpha / 2) P L(dX) P D
-//   gradient  dX = L*(-(alpha / 2) P^H G D P^H), from the saved output alone: the backward op (G, Q)
-//   and of that op, for an incoming H with A = L(H):  dG = -(alpha / 2) P A P D,  dQ = -(alpha / 2) (G D P^H
-//   A^H + A^H P^H G D) D
-// L is the identity (cayley), the triangle of X mirrored (skew_cayley), or the entries of v in their places
-// (skew_cayley_packed).
+//   gradient  dX = L*(-(alpha / 2) P^H G D P^H)
+// The gradient needs only the saved output; it is the backward op (G, Q). The derivatives of that op, for an
+// incoming H with A = L(H), are
+//   dG = -(alpha / 2) P A P D
+//   dQ = -(alpha / 2) (G D P^H A^H + A^H P^H G D) D
+// L is the identity (cayley), mirrors the triangle of X (skew_cayley), or puts the entries of v in their
+// places (skew_cayley_packed).
 #include "cayley.h"
 
 #include <ATen/ATen.h>
@@ -76,7 +78,7 @@ struct Derivatives {
     attach(node, R);
     if (isFwGradDefined(G) || isFwGradDefined(Q)) {
       const Tensor Q0 = Q._fw_primal(0),
-                   G0 = G._fw_primal(0);  // the formula must not carry tangents of its own arguments
+                   G0 = G._fw_primal(0);  // the formula must not see tangents of its own arguments
       Tensor dR;
       if (isFwGradDefined(G)) dR = Backward::call(G._fw_grad(0), Q0, alpha, rest...);
       if (isFwGradDefined(Q)) {

@@ -1,8 +1,8 @@
-// The Cayley map Q = (I + alpha A)^-1 (I - alpha A) D: its shape rules and ATen expressions.
+// The Cayley map Q = (I + alpha A)^-1 (I - alpha A) D: shape rules and ATen expressions.
 //
-// A is given whole, as a triangle of X, or as the vector v of its entries above the diagonal, row by row
-// (packed). D is diagonal, of the optional signs: a column of Q whose sign is negative (of complex signs the
-// real part) is negated, any other is not.
+// A is given as a whole, as a triangle of X, or as the vector v of its entries above the diagonal, row by
+// row (packed). D is the diagonal matrix of the optional signs: a column of Q is negated if its sign (for
+// complex signs, its real part) is negative.
 #pragma once
 
 #include <ATen/OpMathType.h>
@@ -21,7 +21,7 @@ inline void check_alpha(const char* op, double alpha) {
   TORCH_CHECK_VALUE(std::isfinite(alpha), op, ": expected a finite alpha, got ", alpha);
 }
 
-// One sign per column of X, which is tall or square.
+// There is one sign per column of X, which is tall or square.
 inline void check_signs(const char* op, const Tensor& X, const Signs& signs, const c10::SymInt& columns) {
   if (!signs) return;
   check_strided(op, "signs", *signs);
@@ -41,7 +41,7 @@ inline void check_square_map(const char* op, const char* argument, const Tensor&
   check_alpha(op, alpha);
 }
 
-// G beside the output Q of the forward op.
+// G has the shape of the output Q of the forward op.
 inline void check_gradient(const char* op, const Tensor& G, const Tensor& Q, double alpha) {
   check_square_map(op, "Q", Q, alpha);
   check_like(op, "G", G, "Q", Q);
@@ -66,12 +66,14 @@ inline void check_skew_cayley_backward(const Tensor& G, const Tensor& Q, double 
   check_signs("skew_cayley_backward", Q, signs, Q.sym_size(-1));
 }
 
-// The order n of the matrix whose n (n - 1) / 2 entries above the diagonal are packed; no entries: n = 1.
+// The order n of the matrix whose n (n - 1) / 2 entries above the diagonal are packed; n = 1 if there are
+// none.
 inline int64_t packed_order(int64_t entries) {
   const auto n = static_cast<int64_t>((1 + std::sqrt(1 + 8.0 * static_cast<double>(entries))) / 2);
   return n * (n - 1) / 2 == entries ? n : -1;
 }
-// Of v. The length decides a shape by a square root: a symbolic length becomes a constant of the graph.
+// The order is computed from the length by a square root, so a symbolic length becomes a constant of the
+// graph.
 inline int64_t packed_order(const Tensor& v) {
   return packed_order(v.sym_size(-1).guard_int(__FILE__, __LINE__));
 }
@@ -102,7 +104,7 @@ inline void check_stiefel_cayley_backward(const Tensor& G, const Tensor& X, cons
   check_like("stiefel_cayley_backward", "Q", Q, "X", X);
 }
 
-// Uninitialised results, contiguous.
+// Returns an uninitialised contiguous result.
 inline Tensor empty_unpacked_skew(const Tensor& v) {
   c10::SymDimVector sizes(v.sym_sizes().begin(), v.sym_sizes().end());
   sizes.back() = packed_order(v);
@@ -116,7 +118,7 @@ inline Tensor empty_packed_skew(const Tensor& Q) {
   return Q.new_empty_symint(sizes);
 }
 
-// Signs as the kernels read them: contiguous, in the type computed in. Undefined where there are none.
+// Signs as the kernels read them: contiguous, in the type of the computation. Undefined if there are none.
 Tensor dense(const Signs& signs, const Tensor& Q);
 
 // Half types are computed in float32.
@@ -124,8 +126,9 @@ namespace expression {
 
 Tensor plus_identity(const Tensor& Q);
 
-// The linear map from the parameter to A and its adjoint, differentiable, on any device, with the arguments
-// of an op after alpha. Of a triangle T of X (complex: with its diagonal) A = T - T^H.
+// The linear map from the parameter to A and its adjoint. Both are differentiable, run on any device, and
+// take the arguments of the op that follow alpha. For a triangle T of X (for complex X, with its diagonal),
+// A = T - T^H.
 struct Whole {
   static Tensor expand(const Tensor& A, const Signs&) { return A; }
   static Tensor collapse(const Tensor& G, const Signs&) { return G; }
@@ -139,13 +142,14 @@ struct Packed {
   static Tensor collapse(const Tensor& G);
 };
 
-// Q D, for the signs among the arguments of an op after alpha.
+// Q D, where the signs are among the arguments of the op that follow alpha.
 inline Tensor signed_by(const Tensor& Q) { return Q; }
 Tensor signed_by(const Tensor& Q, const Signs& signs);
 inline Tensor signed_by(const Tensor& Q, bool, const Signs& signs) { return signed_by(Q, signs); }
 
 Tensor cayley(const Tensor& A, double alpha,
-              const Signs& signs);  // of a singular I + alpha A: raises on CPU, not finite elsewhere
+              // for a singular I + alpha A: raises on CPU, returns non-finite values elsewhere
+              const Signs& signs);
 Tensor cayley_backward(const Tensor& G, const Tensor& Q, double alpha, const Signs& signs);
 Tensor skew_cayley(const Tensor& X, double alpha, bool lower, const Signs& signs);
 Tensor skew_cayley_backward(const Tensor& G, const Tensor& Q, double alpha, bool lower, const Signs& signs);

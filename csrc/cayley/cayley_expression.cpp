@@ -1,4 +1,4 @@
-// The Cayley map and its gradient in ATen operations and, through the dispatcher, the maps of triangles.
+// The Cayley map and its gradient in ATen operations. The maps of triangles go through the dispatcher.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/eye.h>
@@ -37,14 +37,14 @@ Tensor Triangle::collapse(const Tensor& G, bool lower, const Signs&) {
 
 namespace {
 
-// The places of the entries above the diagonal in the flattened matrix.
+// The positions of the entries above the diagonal in the flattened matrix.
 Tensor places(int64_t n, const Tensor& like) {
   const Tensor rows_columns =
       at::triu_indices(n, n, 1, at::TensorOptions().dtype(at::kLong).device(like.device()));
   return rows_columns[0] * n + rows_columns[1];
 }
 
-// I + aA of a skew A is never singular. To look for others synchronises a device with the host.
+// I + aA is never singular for a skew A. For any other A, checking would synchronise a device with the host.
 Tensor solve(const Tensor& A, double alpha, bool raise_singular = false) {
   const Tensor I = at::eye_symint(A.sym_size(-1), A.options()), B = alpha * A;
   return std::get<0>(at::linalg_solve_ex(I + B, I - B, /*left=*/true, raise_singular));

@@ -1,6 +1,6 @@
-// stiefel_cayley: n x k matrices with orthonormal columns (rows, where they are wide), in O(n k^2): the first
-// k columns of the Cayley map of the skew matrix [A1 -B^H; B 0], A1 = skew(X[:k]), B = X[k:]. A square matrix
-// is skew_cayley's.
+// stiefel_cayley: n x k matrices with orthonormal columns (for wide matrices, orthonormal rows), in time
+// O(n k^2). They are the first k columns of the Cayley map of the skew matrix [A1 -B^H; B 0], A1 =
+// skew(X[:k]), B = X[k:]. skew_cayley serves square matrices.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -34,7 +34,7 @@ Tensor stiefel_cayley_autograd(c10::DispatchKeySet keys, const Tensor& X, double
   return Q;
 }
 
-// Where a derivative of the gradient is asked for, the gradient is made of operations that have one.
+// If a derivative of the gradient is requested, the gradient is computed with differentiable operations.
 Tensor stiefel_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& X,
                                         const Tensor& Q, double alpha, bool lower, const Signs& signs) {
   check_stiefel_cayley_backward(G, X, Q, alpha, lower, signs);
@@ -43,8 +43,8 @@ Tensor stiefel_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& 
   return StiefelCayleyBackward::below_autograd(keys, G, X, Q, alpha, lower, signs);
 }
 
-// base Q(X), of a wide X its transpose, rounded once: torch's `orthogonal` with trivialization. Made of ops
-// that have derivatives; as an op it is outside of autocast, which would round the product.
+// base Q(X), or its transpose for a wide X, rounded once. This is torch's `orthogonal` with trivialization.
+// It is made of ops that have derivatives, but is an op itself so that autocast does not round the product.
 Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower) {
   check_stiefel_cayley(X, alpha, lower, std::nullopt);
   const bool wide = is_wide(X);

@@ -1,19 +1,20 @@
-// stiefel_cayley, its gradient and its tangent in ATen operations, differentiable, in double precision
-// whatever the dtype. With
-//   W = C^-1, C = I + alpha A1 + alpha^2 B^H B, A1 = skew(X[:k]), B = X[k:]:  Q1 = 2 W - I, Q2 = -2 alpha B
-//   W.
-// B^H B squares the condition of B, which double precision allows single precision up to norms of about 1e5.
-// What is in double itself takes B = H R instead, and M = (I + alpha A)^-1 of A = [A1 -R^H; R 0]: the square
-// problem, which H takes to the whole.
+// stiefel_cayley, its gradient and its tangent in differentiable ATen operations, in double precision for
+// every dtype. With A1 = skew(X[:k]), B = X[k:] and
+//   C = I + alpha A1 + alpha^2 B^H B,  W = C^-1
+// the result is
+//   Q1 = 2 W - I,  Q2 = -2 alpha B W.
+// B^H B squares the condition number of B. Double precision makes up for that in single-precision inputs up
+// to norms of about 1e5. Inputs in double use B = H R and M = (I + alpha A)^-1 of A = [A1 -R^H; R 0]
+// instead: this is the square problem, and H maps its solution to the whole result.
 //
 // With dC = alpha dA1 + alpha^2 (dB^H B + B^H dB):
 //   tangent   dQ1 = -2 W dC W, dQ2 = -2 alpha (dB - B W dC) W
-//   gradient  dC = -2 W^H (G1 - alpha B^H G2) W^H, dA1 = alpha dC, dB = -2 alpha G2 W^H + alpha^2 B (dC +
-//   dC^H)
-// and with the first columns [W; N] of M:
+//   gradient  dC = -2 W^H (G1 - alpha B^H G2) W^H, dA1 = alpha dC
+//             dB = -2 alpha G2 W^H + alpha^2 B (dC + dC^H)
+// With [W; N], the first columns of M:
 //   tangent   dQ = -2 alpha M [dA1 W - dB^H N; dB W]
-//   gradient  dA1 = -2 alpha Y1 W^H, dB = -2 alpha (Y2 W^H - N Y1^H) of Y = M^H G
-// Of a wide X all is done on the transpose.
+//   gradient  dA1 = -2 alpha Y1 W^H, dB = -2 alpha (Y2 W^H - N Y1^H), Y = M^H G
+// A wide X is transposed first.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
@@ -32,12 +33,12 @@ namespace fastparam::expression {
 
 namespace {
 
-// NaN all over where C is not finite somewhere.
+// All entries of the result are NaN if C is not finite.
 Tensor inverse_of(const Tensor& C) {
   return std::get<0>(at::linalg_inv_ex(C)) + (C * 0).sum({-2, -1}, /*keepdim=*/true);
 }
 
-// X, tall, as A1 and B in double precision.
+// A tall X as A1 and B in double precision.
 struct Blocks {
   Tensor A1, B;
 
@@ -75,11 +76,11 @@ Tensor by_qr(const Blocks& X, double alpha) {
   return at::cat({Q.slice_symint(-2, 0, k), at::matmul(H, Q.slice_symint(-2, k))}, -2);
 }
 
-// M = (I + alpha A)^-1 of the whole A = [A1 -B^H; B 0], for a product with M or M^H. Where B has more rows
-// than columns, by B = H R + B', with H constant, for QR has no derivative where B has not full rank: B' is
-// zero, its derivatives are those that H leaves out, and with E = I + alpha^2 M11 B'^H B'
+// M = (I + alpha A)^-1 of the whole A = [A1 -B^H; B 0], for a product with M or M^H. If B has more rows than
+// columns, it is written as B = H R + B' with a constant H, because QR has no derivative if B does not have
+// full rank. B' is zero, and its derivatives are those that H leaves out. With E = I + alpha^2 M11 B'^H B':
 //   M [V1; V2] = [Z1 + D; V2 - H H^H V2 + H (Z2 - alpha R D) - alpha B' (Z1 + D)],
-//   Z = M' [V1; H^H V2] of M' = (I + alpha [A1 -R^H; R 0])^-1,  D = alpha E^-1 M'11 B'^H (V2 - alpha B' Z1).
+//   Z = M' [V1; H^H V2],  M' = (I + alpha [A1 -R^H; R 0])^-1,  D = alpha E^-1 M'11 B'^H (V2 - alpha B' Z1).
 class Resolvent {
  public:
   Resolvent(const Blocks& X, double alpha) : k_(X.A1.sym_size(-1)), alpha_(alpha), R_(X.B) {

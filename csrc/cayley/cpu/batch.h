@@ -1,4 +1,4 @@
-// A batch of matrices: which path serves them, and what becomes of those that fail the guard.
+// Runs a batch of matrices: chooses the path, and repeats the matrices that fail the guard.
 #pragma once
 
 #include "../../core/cpu/dense/widen.h"
@@ -23,7 +23,7 @@ int64_t forward_scratch(int64_t n) {
   return std::max(n <= kLargestLanes ? lanes : 0, forward_scratch_bytes<T>(n));
 }
 
-// Step by step of guard.h.
+// Follows the steps of guard.h.
 template <class T>
 void forward_again(const CayleyCall<T>& call, int64_t begin, int64_t end) {
   const Scratch scratch(
@@ -70,9 +70,9 @@ void forward_batch(const CayleyCall<T>& call) {
   }
 }
 
-// ---- whole matrices, which may be any ---------------------------------------------------------------------
+// ---- whole matrices, which need not be skew ---------------------------------------------------------------
 
-// Sets failed where I + aA is singular.
+// Sets `failed` if I + aA is singular.
 template <class T>
 void solve_batch(const CayleyCall<T>& call) {
   using A = compute_t<T>;

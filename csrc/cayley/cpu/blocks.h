@@ -1,9 +1,9 @@
 // Larger matrices: elimination with a block of pivots at once.
 //
-// With D = (I + S_kk)^-1 - I of the diagonal block, P = S_k + D S_k for its rows, P_kk = D, and of all other
-// rows S_i <- S_i - S_ik P, where S_ik on the right is what it was, and at its own place first becomes -S_ik.
-// All work is in the last product, of which strips of columns are independent of each other: they are what
-// threads share, and no result depends on how.
+// A step computes D = (I + S_kk)^-1 - I from the diagonal block, and P = S_k + D S_k from its rows, with
+// P_kk = D. All other rows become S_i - S_ik P, where the entry at the position of S_ik is first replaced by
+// -S_ik. All the work is in this last product. Its strips of columns are independent of each other, so
+// threads can share them without changing any result.
 #pragma once
 
 #include "../../core/cpu/dense/product.h"
@@ -24,7 +24,7 @@ struct BlockStep {
   int64_t k;
 };
 
-// Copies S_kk, whose inverse D becomes, and the columns above and below it.
+// Copies S_kk, which is inverted to D in place, and the columns above and below it.
 template <class T>
 struct ColumnBody {
   template <int Bytes>
@@ -65,7 +65,7 @@ struct StripBody {
   }
 };
 
-// Elements of work space that `invert` needs besides S.
+// The number of elements of work space that `invert` needs in addition to S.
 inline int64_t block_scratch(int64_t n) {
   if (n <= kLeaf) return 0;
   const int64_t block = block_of(n);
@@ -106,7 +106,7 @@ struct Forward {
   uint8_t* strip_failed;
 };
 
-// aA; rows of tiles by kStrip rows.
+// aA. A task is kStrip rows.
 template <class T, class In>
 struct SetBody {
   template <int Bytes>
@@ -131,7 +131,7 @@ struct BeforeBody {
   }
 };
 
-// Q = (2 D + I) times the signs and the guard, by strips of columns.
+// Q = (2 D + I) times the signs, and the guard, by strips of columns.
 template <class T, class In>
 struct AfterBody {
   template <int Bytes>
@@ -147,7 +147,7 @@ struct AfterBody {
       else write_columns<W, false>(*f, j, last);
     }
   }
-  // Q = 2 S D, whose diagonal holds that of D + 1/2.
+  // Q = 2 S D. The diagonal of S is that of D + 1/2.
   template <int W, bool Signed>
   static FASTPARAM_INLINE void write_columns(const Forward<T, In>& f, int64_t begin, int64_t end) {
     const int64_t n = f.call.n;

@@ -1,4 +1,4 @@
-// One call of a Cayley op on real matrices.
+// A call of a Cayley op on real matrices.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,8 @@ template <class T>
 struct CayleyCall {
   const T* in;
   T* out;
-  const compute_t<T>* signs;  // D, n per matrix: a column whose sign is negative is negated; null: none is
+  // D, n per matrix: a column is negated if its sign is negative; null if there are none
+  const compute_t<T>* signs;
   int64_t n, batch;
   double alpha;
   Layout layout;
@@ -26,7 +27,7 @@ struct CayleyCall {
   }
 };
 
-// The gradient of the parameter from that of Q, and Q.
+// The gradient of the parameter, from Q and the gradient of Q.
 template <class T>
 struct CayleyGradient {
   const T *G, *Q;

@@ -18,13 +18,13 @@ const compute_t<T>* data_of(const Tensor& signs) {
   return signs.defined() ? signs.const_data_ptr<compute_t<T>>() : nullptr;
 }
 
-// Of A = 0 of order 1.
+// The result for matrices of order 1, where A = 0.
 template <class T>
 void fill_ones(const CayleyCall<T>& call) {
   for (int64_t m = 0; m < call.batch; ++m) call.out[m] = call.signs && call.signs[m] < 0 ? T(-1) : T(1);
 }
 
-// X, contiguous, in that layout.
+// X is contiguous and has the given layout.
 void forward(const Tensor& X, Tensor& Q, double alpha, Layout layout, const Signs& signs) {
   const int64_t n = Q.size(-1), batch = Q.numel() / (n * n);
   const Tensor D = dense(signs, Q);
@@ -61,9 +61,9 @@ Tensor skew_cayley_packed(const Tensor& v, double alpha) {
   return Q;
 }
 
-// ---- whole matrices ---------------------------------------------------------------------------------------
+// ---- whole matrices, which need not be skew ---------------------------------------------------------------
 
-// One flag per matrix of a batch: whether it is not skew.
+// One flag per matrix of a batch, set if it is not skew.
 template <class T>
 std::vector<uint8_t> not_skew(const T* A, int64_t n, int64_t batch) {
   std::vector<uint8_t> result(batch);
@@ -83,7 +83,7 @@ std::vector<uint8_t> not_skew(const T* A, int64_t n, int64_t batch) {
   return result;
 }
 
-// Skew matrices and others in turn, as they stand in the batch.
+// Alternates between runs of skew matrices and runs of other matrices, in the order of the batch.
 template <class T>
 void forward_whole(const CayleyCall<T>& call) {
   const int64_t size = call.n * call.n;

@@ -1,4 +1,4 @@
-// The Cayley kernels of double.
+// The Cayley kernels for double.
 #include "instances.h"
 
 namespace fastparam::cpu {

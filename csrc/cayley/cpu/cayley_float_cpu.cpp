@@ -1,4 +1,4 @@
-// The Cayley kernels of float and, computed in it, of half types.
+// The Cayley kernels for float, and for half types, which are computed in float.
 #include "instances.h"
 
 namespace fastparam::cpu {

@@ -1,4 +1,4 @@
-// The kernels of tall matrices of double.
+// The kernels for tall matrices of double.
 #include "instances.h"
 
 namespace fastparam::cpu {

@@ -1,4 +1,4 @@
-// The kernels of tall matrices of float.
+// The kernels for tall matrices of float.
 #include "instances.h"
 
 namespace fastparam::cpu {

@@ -1,12 +1,12 @@
-// What is asked of the columns of a matrix, and whether it is skew.
+// Checks of the columns of a matrix, and of whether it is skew.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
 
 namespace fastparam::cpu {
 
-// Whether the sum of squares of each of the columns j, ..., j + C * W - 1 of S, those below n, is `centre`
-// within the tolerance.
+// Returns whether each of the columns j, ..., j + C * W - 1 of S has a sum of squares equal to `centre`
+// within the tolerance. Columns from n on are ignored.
 template <class T, int W, int C>
 FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, T centre, T tolerance) {
   using V = Vec<T, W>;
@@ -51,7 +51,7 @@ template <class T>
 struct SkewTest {
   const T* in;
   int64_t n;
-  uint8_t* other;  // one flag per matrix, set where it is not exactly minus its transpose
+  uint8_t* other;  // one flag per matrix, set if it is not exactly minus its transpose
 };
 
 template <class T>
@@ -65,7 +65,7 @@ struct SkewTestBody {
       bool skew = true;
       for (int64_t r = 0; r < whole && skew; r += W)
         for (int64_t c = r; c < whole; c += W) skew &= tiles<W>(A, n, r, c);
-      for (int64_t i = 0; i < n && skew; ++i)  // what whole tiles leave
+      for (int64_t i = 0; i < n && skew; ++i)  // the entries outside of whole tiles
         for (int64_t j = std::max(i, whole); j < n; ++j) skew &= A[i * n + j] == -A[j * n + i];
       test->other[m] = !skew;
     }

@@ -1,6 +1,7 @@
-// The gradient -(a/2) P^T (G D) P^T, P = Q D + I, and what of it the parameter takes; D: the signs. With T =
-// G^T P and U = P D T = D T + Q T it is -(a/2) U^T: no operand of the products is transposed, a strip of
-// columns of U takes only that strip of T, and only P and the first term have signs.
+// The gradient -(a/2) P^T (G D) P^T with P = Q D + I and the signs D, restricted to the entries of the
+// parameter. With T = G^T P and U = P D T = D T + Q T it equals -(a/2) U^T. In this form no operand of the
+// products is transposed, a strip of columns of U needs only the same strip of T, and only P and the first
+// term have signs.
 #pragma once
 
 #include "../../core/cpu/dense/prefetch.h"
@@ -53,11 +54,11 @@ struct LanesBackward {
 
 // ---- one matrix -------------------------------------------------------------------------------------------
 
-// Strips of columns of U, and then rows of tiles of the gradient, can be shared among threads.
+// Threads can share the strips of columns of U, and then the rows of tiles of the gradient.
 template <class T, int Bytes>
 struct BackwardSteps {
   static constexpr int W = Bytes / sizeof(T);
-  static constexpr int64_t kDepth = 256, kRows = 24;  // of a product at a time
+  static constexpr int64_t kDepth = 256, kRows = 24;  // of one product
   using V = Vec<T, W>;
 
   const CayleyGradient<T> call;
@@ -75,13 +76,14 @@ struct BackwardSteps {
         D(call.out + m * call.entries()),
         U(U) {}
 
-  // Of small matrices: Q or G of the next, and where this gradient goes.
+  // For small matrices: prefetches Q or G of the next matrix, and the memory that this gradient is written
+  // to.
   FASTPARAM_INLINE Prefetch following(const T* now, int64_t m) const {
     if (n > kStrip || m + 1 >= call.batch) return Prefetch();
     return Prefetch(now + n * n, now + n * n, D, call.entries() * sizeof(T), (n + kRows - 1) / kRows);
   }
 
-  // The columns [j, last) of P, 0 beyond n.
+  // The columns [j, last) of P; 0 beyond n.
   FASTPARAM_INLINE void copy_columns(int64_t m, int64_t j, int64_t last, T* strip) const {
     const T *const end = call.Q + call.batch * n * n, *const signs = call.signs_of(m);
     MaskOf<T, W> flips[kStrip / W] = {};
@@ -98,7 +100,8 @@ struct BackwardSteps {
     for (int64_t i = j; i < std::min(last, n); ++i) strip[i * kStrip + i - j] += T(1);
   }
 
-  // O, with rows `o_stride` apart, becomes (add: takes) A B or A^T B, B a strip.
+  // O = A B, or A^T B if Transposed, where B is a strip and rows of O are `o_stride` apart. With `add`, the
+  // product is added to O.
   template <bool Transposed>
   FASTPARAM_INLINE void product(const T* A, const T* B, T* O, int64_t o_stride, int64_t columns, bool add,
                                 Prefetch next) const {
@@ -113,7 +116,7 @@ struct BackwardSteps {
     }
   }
 
-  // strips: work space for P and T.
+  // `strips` is work space for P and T.
   FASTPARAM_INLINE void columns(int64_t m, int64_t j, T* strips) const {
     const int64_t last = std::min(j + kStrip, width);
     T *const P = strips, *const TT = strips + n * kStrip;
@@ -137,7 +140,7 @@ struct BackwardSteps {
     else std::memcpy(d, &v, (n - j) * sizeof(T));
   }
 
-  // What the tile at (r, c) of the gradient is, times -(a/2): U^T, or U^T - U.
+  // The tile at (r, c) of the gradient: U^T or U^T - U, times -(a/2).
   FASTPARAM_INLINE void values(int64_t r, int64_t c, V (&t)[W]) const {
     for (int l = 0; l < W; ++l) t[l] = read(c + l, r);
     transpose<T, W>(t);
@@ -145,7 +148,7 @@ struct BackwardSteps {
     for (int l = 0; l < W; ++l) t[l] = (call.layout == Layout::whole ? t[l] : t[l] - read(r + l, c)) * scale;
   }
 
-  // The tiles of one row of tiles.
+  // One row of tiles.
   FASTPARAM_INLINE void collapse(int64_t r) const {
     for (int64_t c = 0; c < n; c += W) {
       const bool wanted =
@@ -168,7 +171,7 @@ struct BackwardSteps {
   }
 };
 
-// A task is a strip of columns, or as many rows.
+// A task is a strip of columns, or kStrip rows.
 template <class T>
 struct BackwardColumns {
   template <int Bytes>

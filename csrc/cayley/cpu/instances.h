@@ -1,6 +1,6 @@
-// The kernels are compiled once per type, in sources that see none of torch's operations
-// (cayley_float_cpu.cpp and its siblings): there most of the time of a build goes, and two compilers share
-// it. Other sources call them.
+// The kernels are compiled once per type, in sources that include no torch operations (cayley_float_cpu.cpp
+// and its siblings). Most of the build time is spent there, so two compilers can share it. Other sources
+// call them through these declarations.
 #pragma once
 
 #include <c10/util/BFloat16.h>

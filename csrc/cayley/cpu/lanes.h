@@ -1,4 +1,4 @@
-// Matrices side by side: elimination, and products.
+// Elimination of matrices side by side.
 #pragma once
 
 #include "../../core/cpu/dense/lanes.h"
@@ -8,7 +8,7 @@
 
 namespace fastparam::cpu {
 
-// Factors of the columns of order n, repeated to the width of the widest vector.
+// The number of factors of the columns of order n, repeated up to the width of the widest vector.
 template <class T>
 constexpr int64_t factors_of(int64_t n) {
   return n + 64 / static_cast<int64_t>(sizeof(T));
@@ -21,7 +21,7 @@ struct Lanes : SideBySide<T, Bytes> {
       Base::scatter, Base::stride;
   using typename Base::V;
   using Mask = MaskOf<T, L>;
-  static constexpr int kPivots = 4;  // a step eliminates so many in kColumns columns at once
+  static constexpr int kPivots = 4;  // a step eliminates this many pivots in kColumns columns at once
 
   FASTPARAM_INLINE explicit Lanes(int64_t n) : Base(n) {}
 
@@ -52,8 +52,8 @@ struct Lanes : SideBySide<T, Bytes> {
     for (int i = k + pivots; i < n; ++i) f(i);
   }
 
-  // Columns j, ..., j + C - 1, away from the pivots k, ..., k + R - 1: the pivot rows times D, and all others
-  // less their share of them.
+  // Updates the columns j, ..., j + C - 1, which do not contain the pivots k, ..., k + R - 1: the pivot rows
+  // are multiplied by D, and their share is subtracted from all other rows.
   template <int R, int C>
   FASTPARAM_INLINE void eliminate(V* S, const V (&D)[R][R], int k, int j) const {
     V p[R][C];
@@ -83,7 +83,7 @@ struct Lanes : SideBySide<T, Bytes> {
     });
   }
 
-  // The pivot columns themselves: -S D, and D - I = -D S on the diagonal.
+  // Updates the pivot columns: -S D, and D - I = -D S in the diagonal block.
   template <int R>
   FASTPARAM_INLINE void finish(V* S, const V (&D)[R][R], int k) const {
     other_rows(k, R, [&](int i) __attribute__((always_inline)) {
@@ -143,7 +143,7 @@ struct Lanes : SideBySide<T, Bytes> {
     }
   }
 
-  // Lanes in which the sum of squares of each column is `centre` within the tolerance.
+  // The lanes in which every column has a sum of squares equal to `centre` within the tolerance.
   FASTPARAM_INLINE Mask columns_near(const V* S, T centre, T tolerance) const {
     Mask ok = ~Mask{};
     int j = 0;
@@ -167,14 +167,15 @@ struct Lanes : SideBySide<T, Bytes> {
     return ok;
   }
 
-  // As many factors as any tile of entries takes: +-scale by the signs of `live` matrices.
+  // Fills F with +-scale by the signs of `live` matrices, repeated so that every tile of entries finds its
+  // factors.
   FASTPARAM_INLINE void fill_factors(T scale, const T* signs, int live, V* F) const {
     if (signs) gather(signs, n, live, column_place, F);
     for (int j = 0; j < n; ++j) F[j] = signs ? flipped(V{} + scale, flips_of<T, L>(F[j])) : V{} + scale;
     for (int j = n; j < n + L; ++j) F[j] = F[j - n];
   }
 
-  // scratch: S, and twice n + L vectors.
+  // `S` is the work space: the matrices, and 2 (n + L) vectors.
   FASTPARAM_INLINE void forward(const CayleyCall<T>& call, int64_t begin, int64_t end, V* S) {
     const int size = static_cast<int>(call.entries());
     const int32_t* const taken = call.layout == Layout::packed ? packed_place : place;

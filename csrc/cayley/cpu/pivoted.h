@@ -1,12 +1,14 @@
-// Elimination with row exchanges: the second try of what the guard leaves, in double, and the only one of
-// matrices that are not skew.
+// Elimination with row exchanges. It is the second attempt, in double, for matrices that fail the guard, and
+// the only one for matrices that are not skew.
 //
-// Gauss-Jordan in place, a panel of columns at a time. Rows stay where they are: order[k] is the pivot row of
-// step k, the inverse of row-permuted B is read out at the end. All other columns then take the panel's
-// steps: the pivot rows one after the other, every other row i at once,
-//   S_i <- S_i - factors_i R,   R_c: pivot row c as it was at step c, over the pivot.
-// (To multiply by the inverse of the pivot block instead, which can be ill conditioned, costs digits.) That
-// product has all the work; its strips are what threads share, and no result depends on how.
+// This is Gauss-Jordan in place, one panel of columns at a time. Rows are not moved: order[k] is the pivot
+// row of step k, and the inverse of the row-permuted matrix is read out at the end. The steps of a panel are
+// then applied to all other columns, to the pivot rows one after the other, and to every other row i at
+// once:
+//   S_i <- S_i - factors_i R,   R_c: pivot row c at step c, divided by its pivot.
+// (Multiplying by the inverse of the pivot block instead would lose accuracy, because that block can be
+// ill-conditioned.) All the work is in this product. Threads share its strips, and no result depends on how
+// they do.
 #pragma once
 
 #include "../../core/cpu/dense/householder.h"
@@ -18,15 +20,16 @@ template <class T>
 struct Exchanges {
   Square<T> S;
   int64_t n;
-  T* panel;          // n rows of kPivotPanel: the columns of the panel,
-  T* factors;        // and minus what of each pivot row was taken from row i; of that row itself, 1 / pivot
-  int32_t* order;    // the pivot row of each step,
-  int32_t* step_of;  // and the step in which a row was it: -1, until it was
-  bool* singular;    // set where no pivot is left but 0
-  T least;           // the smallest size of a pivot that is believed; what is smaller counts as this
+  T* panel;  // n rows of kPivotPanel: the columns of the panel
+  // minus the multiple of each pivot row subtracted from row i; for the pivot row itself, 1 / pivot
+  T* factors;
+  int32_t* order;    // the pivot row of each step
+  int32_t* step_of;  // the step in which a row was the pivot row, or -1
+  bool* singular;    // set if all remaining pivots are 0
+  T least;           // pivots of a smaller size are replaced by this
 };
 
-// Pivots in the columns from k on, and what becomes of those columns.
+// Chooses pivots in the columns from k on, and updates these columns.
 template <class T>
 struct PanelBody {
   template <int Bytes>
@@ -57,7 +60,8 @@ struct PanelBody {
     for (int64_t i = 0; i < n; ++i)
       std::memcpy(e->S.row(i) + k, e->panel + i * kPivotPanel, width * sizeof(T));
   }
-  // The largest entry of a column among the rows that were no pivot; of a column of NaN the first of them.
+  // The row with the largest entry of a column among the rows that have not been pivots; the first of them
+  // if the column is NaN.
   static FASTPARAM_INLINE int64_t find_pivot(const Exchanges<T>& e, int64_t c) {
     int64_t pivot = -1;
     T largest = 0;
@@ -109,8 +113,8 @@ struct ExchangedStripBody {
   }
 };
 
-// S, of order n, becomes its inverse with rows and columns exchanged: the inverse has S[order[i]][step_of[j]]
-// at (i, j).
+// Replaces S, of order n, by its inverse with permuted rows and columns: entry (i, j) of the inverse is
+// S[order[i]][step_of[j]].
 template <class T>
 void invert_with_exchanges(const Exchanges<T>& e) {
   std::fill_n(e.step_of, e.n, -1);
@@ -122,11 +126,12 @@ void invert_with_exchanges(const Exchanges<T>& e) {
 
 // ---- one matrix -------------------------------------------------------------------------------------------
 
-// Finite numbers above 2^kScaleAbove are scaled by a power of two, so that no product of theirs overflows.
+// Matrices with finite entries above 2^kScaleAbove are scaled by a power of two, so that no product
+// overflows.
 template <class T>
 constexpr int kScaleAbove = std::numeric_limits<T>::max_exponent / 2 - 12;
 
-// Work space: S, Q and E, each of order n.
+// The work space is S, Q and E, each of order n.
 template <class T, class In>
 struct Pivoted {
   CayleyCall<In> call;
@@ -134,10 +139,10 @@ struct Pivoted {
   Square<T> S;
   T *Q, *E;
   T scale;          // S is I + aA times this
-  uint8_t* failed;  // of strips
+  uint8_t* failed;  // one flag per strip
 };
 
-// I + aA, whole.
+// aA of a whole matrix.
 template <class T, class In>
 struct SetWholeBody {
   template <int>
@@ -150,7 +155,7 @@ struct SetWholeBody {
   }
 };
 
-// Q = 2 scale S^-1 - I, its rows and columns in order.
+// Q = 2 scale S^-1 - I, with rows and columns in order.
 template <class T, class In>
 struct ReadOutBody {
   template <int>
@@ -166,7 +171,8 @@ struct ReadOutBody {
   }
 };
 
-// E = (3 I - Q^T Q) / 2, and whether a strip of it is still too far from I, or no longer.
+// E = (3 I - Q^T Q) / 2. The flag of a strip is 0 if it is orthogonal, 1 if it is near enough to polish, and
+// 2 if not.
 template <class T, class In>
 struct DefectBody {
   template <int Bytes>
@@ -188,7 +194,7 @@ struct DefectBody {
   }
 };
 
-// S = Q E, and Q = S.
+// S = Q E, then Q = S.
 template <class T, class In>
 struct PolishBody {
   template <int Bytes>
@@ -203,7 +209,8 @@ struct PolishBody {
   }
 };
 
-// The orthogonal matrix next to Q; where none is near, the orthogonal factor of QR.
+// Replaces Q by the nearest orthogonal matrix or, if none is near, by the orthogonal factor of its QR
+// decomposition.
 template <class In>
 void orthogonalize(const Pivoted<double, In>& p, int64_t strips) {
   const int64_t n = p.call.n, stride = p.S.stride;
@@ -246,8 +253,8 @@ int64_t pivoted_scratch_bytes(int64_t n) {
          n * (2 * sizeof(int32_t) + 1);
 }
 
-// Q of matrix m by elimination with row exchanges: of a whole one that may be any, in its own type; of a skew
-// one in double, polished. Returns whether I + aA is invertible.
+// Computes Q of matrix m by elimination with row exchanges: for whole matrices, which need not be skew, in
+// their own type; for skew matrices in double, polished. Returns whether I + aA is invertible.
 template <class T, class In>
 bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   const int64_t n = call.n;
@@ -286,8 +293,8 @@ bool pivoted_forward(const CayleyCall<In>& call, int64_t m, void* scratch) {
   for (int64_t i = 0; i < n; ++i) S.row(i)[i] += pivoted.scale;
 
   bool singular = false;
-  // Of a skew A the inverse of what is left at any step is a part of M, of norm 1 at most: its columns are of
-  // norm 1 at least.
+  // For a skew A, the inverse of the remaining block is at every step a block of M and has norm at most 1.
+  // So the columns of the remaining block have norm at least 1.
   const T least = call.layout == Layout::whole ? T(0) : pivoted.scale / (2 * std::sqrt(static_cast<T>(n)));
   const Exchanges<T> exchanges{S, n, panel, factors, order, order + n, &singular, least};
   invert_with_exchanges(exchanges);

@@ -1,6 +1,6 @@
-// Which arithmetic serves a matrix. It depends on the order, the type and the level alone, never on the batch
-// or the threads, so that a matrix has the same bits wherever it stands. csrc/README.md has the table,
-// benchmarks/NOTES.md where the numbers come from.
+// Chooses the algorithm for a matrix. The choice depends only on the order, the type and the level, and
+// never on the batch or the threads, so a matrix has the same bits at any position in a batch.
+// csrc/README.md has a table of the algorithms, and benchmarks/NOTES.md says where the numbers come from.
 #pragma once
 
 #include <algorithm>
@@ -10,26 +10,26 @@ namespace fastparam::cpu {
 
 enum class Path { tiny, lanes, rows, blocks };
 
-constexpr int64_t kLargestTiny = 4;   // orders from 2 up to this have the closed form
-constexpr int64_t kLeaf = 64;         // largest order inverted by rows: its rows fill 4 vectors of 16
-constexpr int64_t kLarge = 768;       // from this order on kLargeBlock pivots are eliminated at once,
-constexpr int64_t kLargeBlock = 256;  // in blocks inverted by blocks of kLeaf
-constexpr int64_t kPivotPanel = 32;   // columns in which rows are exchanged at a time
+constexpr int64_t kLargestTiny = 4;   // orders from 2 to this use the closed form
+constexpr int64_t kLeaf = 64;         // the largest order inverted by rows: its rows fill 4 vectors of 16
+constexpr int64_t kLarge = 768;       // from this order on, kLargeBlock pivots are eliminated at once
+constexpr int64_t kLargeBlock = 256;  // these blocks are inverted by blocks of kLeaf
+constexpr int64_t kPivotPanel = 32;   // the number of columns in which rows are exchanged at a time
 
 struct Plan {
   Path path;
   int64_t block;  // pivots eliminated at once
 };
 
-// Few blocks of about one size, all but the last of whole cache lines.
+// A few blocks of about the same size. All but the last consist of whole cache lines.
 inline int64_t block_of(int64_t n) {
   if (n >= kLarge) return kLargeBlock;
   const int64_t blocks = (n + kLeaf - 1) / kLeaf;
   return std::min<int64_t>(kLeaf, ((n + blocks - 1) / blocks + 15) / 16 * 16);
 }
 
-// The largest order whose matrices are taken by lanes, of `lanes` a vector: up to here both directions are
-// faster than by rows, in full batches 1.2 times at these orders and 2 to 4 times at half of them.
+// The largest order processed by lanes, for `lanes` per vector. Up to this order both directions are faster
+// by lanes than by rows: in full batches 1.2 times at these orders, and 2 to 4 times at half of them.
 inline int64_t largest_by_lanes(int64_t lanes) {
   return lanes == 16 ? 28 : lanes == 8 ? 20 : lanes == 4 ? 16 : 12;
 }

@@ -1,4 +1,4 @@
-// Matrices one at a time, rows in vectors: elimination with four pivots at once.
+// Matrices one at a time, with rows in vectors: elimination with four pivots at once.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
@@ -11,7 +11,7 @@ constexpr int kPivots = kRowMultiple;
 
 // ---- 4 x 4 pivots -----------------------------------------------------------------------------------------
 
-// D = (I + S)^-1 and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, by its 2 x 2 blocks.
+// D = (I + S)^-1, and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, from its 2 x 2 blocks.
 template <class T>
 struct PivotInverse {
   T D[kPivots][kPivots], delta[kPivots];
@@ -19,7 +19,7 @@ struct PivotInverse {
   FASTPARAM_INLINE void set(const T* S, int64_t stride) {
     const auto s = [&](int r, int c) __attribute__((always_inline)) { return S[r * stride + c]; };
     const auto plus = [&](int r) __attribute__((always_inline)) { return s(r, r) + T(1); };
-    // F = the inverse of the first block, then the Schur complement [p q; r t] of the second
+    // F is the inverse of the first block, and [p q; r t] is the Schur complement of the second
     const T first = 1 / (plus(0) * plus(1) - s(0, 1) * s(1, 0));
     const T f00 = plus(1) * first, f01 = -s(0, 1) * first, f10 = -s(1, 0) * first, f11 = plus(0) * first;
     const T y00 = s(2, 0) * f00 + s(2, 1) * f10, y01 = s(2, 0) * f01 + s(2, 1) * f11;
@@ -43,10 +43,10 @@ struct PivotInverse {
 
 // ---- elimination ------------------------------------------------------------------------------------------
 
-// S, `rows` x `rows` (a multiple of 4) with whole vectors of columns, becomes (I + S)^-1 - I.
+// Replaces S by (I + S)^-1 - I. S is `rows` x `rows` (a multiple of 4), and its columns fill whole vectors.
 template <class T, int Bytes>
 struct Rows {
-  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;  // columns of a tile, in vectors
+  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;  // width of a tile, in vectors
   using V = Vec<T, W>;
   using Mask = MaskOf<T, W>;
 
@@ -54,12 +54,12 @@ struct Rows {
   int rows, stride;
   Prefetch next;
 
-  // One step, for the columns j, ..., j + C * W - 1. With `ahead` it has the next pivots inverted as soon as
-  // they are there.
+  // One step on the columns j, ..., j + C * W - 1. With `ahead`, the next pivots are inverted as soon as
+  // they are ready.
   template <int C>
   FASTPARAM_INLINE void tile(const PivotInverse<T>& pivots, int k, int j, PivotInverse<T>* ahead) const {
     V p[kPivots][C];
-    Mask keep[C];  // all columns but the pivots', which count as those of I
+    Mask keep[C];  // all columns except those of the pivots, which count as columns of I
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
       const int at = k - j - c * W;
@@ -105,7 +105,7 @@ struct Rows {
     for (int r = 0; r < kPivots; ++r) S[(k + r) * stride + k + r] = pivots.delta[r];
   }
 
-  // All columns in one tile of C vectors.
+  // All columns form one tile of C vectors.
   template <int C>
   FASTPARAM_INLINE void invert_narrow() {
     PivotInverse<T> now, ahead;
@@ -118,7 +118,7 @@ struct Rows {
     }
   }
 
-  // By tiles, the one that holds the pivots' columns last: the others need them.
+  // Goes by tiles. The tile that contains the columns of the pivots is last, because the others need them.
   FASTPARAM_INLINE void invert_wide(int width) {
     PivotInverse<T> pivots;
     const int tiles = (width + kTile * W - 1) / (kTile * W);

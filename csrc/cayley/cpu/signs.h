@@ -1,16 +1,16 @@
-// Signs as bits to be xor-ed.
+// Signs as bits for xor.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
 
 namespace fastparam::cpu {
 
-// The sign bit in the lanes of s that are negative, 0 elsewhere.
+// The sign bit in the lanes where s is negative, 0 elsewhere.
 template <class T, int N>
 FASTPARAM_INLINE MaskOf<T, N> flips_of(const Vec<T, N>& s) {
   return bit_cast<MaskOf<T, N>>(s < T(0)) & bit_cast<MaskOf<T, N>>(T(-0.0) - Vec<T, N>{});
 }
-// Of columns j, j + 1, ...; from column n on none.
+// For the columns j, j + 1, ...; 0 from column n on.
 template <class T, int N>
 FASTPARAM_INLINE MaskOf<T, N> flips_at(const T* signs, int64_t j, int64_t n) {
   Vec<T, N> s{};
@@ -19,7 +19,7 @@ FASTPARAM_INLINE MaskOf<T, N> flips_at(const T* signs, int64_t j, int64_t n) {
   return flips_of<T, N>(s);
 }
 
-// Whether one of `count` signs is negative: most matrices have none, and then nothing is to be transposed.
+// Returns whether any of `count` signs is negative. Most matrices have none, which avoids a transposition.
 template <class T, int N>
 FASTPARAM_INLINE bool any_negative(const T* signs, int64_t count) {
   MaskOf<T, N> negative{};

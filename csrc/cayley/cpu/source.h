@@ -1,7 +1,7 @@
-// The parameter of one matrix, and aA from it.
+// Reads the parameter of one matrix, and computes aA from it.
 //
-// Every path computes D = (I + aA)^-1 - I ("delta"), and from it Q = 2 D + I. Storing D and not D + I is what
-// keeps small A accurate: nothing is rounded at the size of 1 but Q itself.
+// Every path computes D = (I + aA)^-1 - I ("delta") and then Q = 2 D + I. Storing D instead of D + I keeps
+// small A accurate, because nothing except Q itself is rounded at the size of 1.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
@@ -12,14 +12,14 @@ namespace fastparam::cpu {
 // The parameter of one matrix.
 template <class In>
 struct Source {
-  const In *x, *end;  // end of the tensor: up to there may be read
+  const In *x, *end;  // end of the tensor; reading up to here is allowed
   int64_t n, stride;
   Layout layout;
 
   FASTPARAM_INLINE Source(const CayleyCall<In>& call, int64_t matrix)
       : Source(call.in + matrix * call.entries(), call.in + call.batch * call.entries(), call.n, call.n,
                call.layout) {}
-  // Of rows `stride` apart, where they are not packed.
+  // Rows are `stride` apart, unless they are packed.
   FASTPARAM_INLINE Source(const In* x, const In* end, int64_t n, int64_t stride, Layout layout)
       : x(x),
         end(end),
@@ -27,12 +27,12 @@ struct Source {
         stride(stride),
         layout(layout) {}
 
-  // Entry (i, j) is row(i)[j], for the j of the triangle.
+  // Entry (i, j) is row(i)[j], for every j in the triangle.
   FASTPARAM_INLINE const In* row(int64_t i) const {
     return layout == Layout::packed ? x + i * n - i * (i + 1) / 2 - i - 1 : x + i * stride;
   }
 
-  // Columns c, c + 1, ... of row i as T, 0 from column n on.
+  // The columns c, c + 1, ... of row i as T; 0 from column n on.
   template <class T, int N>
   FASTPARAM_INLINE Vec<T, N> read(int64_t i, int64_t c) const {
     using V = Vec<In, N>;
@@ -47,7 +47,8 @@ struct Source {
 
 // ---- aA from its triangle ---------------------------------------------------------------------------------
 
-// S, `rows` x `rows` in rows `width` long (a multiple of N) and `stride` apart, becomes aA, and 0 beyond n.
+// Sets S to aA, and to 0 beyond n. S is `rows` x `rows`, in rows of length `width` (a multiple of N) that
+// are `stride` apart.
 template <class T, int N, class In>
 struct SkewTiles {
   using V = Vec<T, N>;
@@ -60,7 +61,7 @@ struct SkewTiles {
     if (i < rows) store(S + i * stride + j, v);
   }
 
-  // Tiles (r, c) and (c, r), r < c.
+  // The tiles (r, c) and (c, r), r < c.
   FASTPARAM_INLINE void pair(int64_t r, int64_t c) const {
     if (X.layout == Layout::lower) std::swap(r, c);
     V t[N];
@@ -90,7 +91,7 @@ struct SkewTiles {
     }
   }
 
-  // The tiles of one row of tiles from the diagonal on, and their mirror images.
+  // One row of tiles from the diagonal on, and the mirror images of these tiles.
   FASTPARAM_INLINE void tile_row(int64_t r) const {
     diagonal(r);
     for (int64_t c = r + N; c < width; c += N) pair(r, c);

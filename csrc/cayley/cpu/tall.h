@@ -1,10 +1,11 @@
-// n x k matrices, n > k, with orthonormal columns, and wide ones with orthonormal rows, in O(n k^2).
+// n x k matrices, n > k, with orthonormal columns, and wide matrices with orthonormal rows, in O(n k^2).
 //
-// With A1 the skew matrix of a triangle of the first k rows of X, and B the others times alpha,
-//   Q1 = 2 W - I, Q2 = -2 B W,  W = C^-1,  C = I + alpha A1 + B^T B
+// Let A1 be the skew matrix of a triangle of the first k rows of X, and let B be the other rows times alpha.
+// Then
+//   Q1 = 2 W - I,  Q2 = -2 B W,  W = C^-1,  C = I + alpha A1 + B^T B
 // are the first k columns of the Cayley map of the skew matrix of order n. The symmetric part of C is at
-// least I, so that elimination needs no row exchanges (blocks.h), and S = C - I and W - I are what is stored.
-// Of a wide matrix the transpose is worked on: rows are read and written as columns.
+// least I, so elimination needs no row exchanges (blocks.h). The stored matrices are S = C - I and W - I.
+// For a wide matrix, the transpose is used: its rows are read and written as columns.
 #pragma once
 
 #include "blocks.h"
@@ -13,7 +14,7 @@ namespace fastparam::cpu {
 
 template <class In>
 struct TallCall {
-  const In *X, *G, *Q;  // of the map: X; of its gradient: the parameter, the gradient of Q, and Q
+  const In *X, *G, *Q;  // the map reads X; its gradient also reads the gradient of Q, and Q
   In* out;
   const In* signs;
   int64_t n, k, batch;
@@ -22,11 +23,11 @@ struct TallCall {
   uint8_t* failed;  // one flag per matrix
 
   FASTPARAM_INLINE const In* signs_of(int64_t m) const { return signs ? signs + m * k : nullptr; }
-  int64_t order() const { return k + std::min(k, n - k); }  // of the square problem that has the same columns
+  int64_t order() const { return k + std::min(k, n - k); }  // of the square problem with the same columns
   bool shared() const { return n * k * k >= kParallelOrder * kParallelOrder * kParallelOrder; }
 };
 
-constexpr int64_t kTallRows = 256;   // rows of B that a task works on
+constexpr int64_t kTallRows = 256;   // rows of B per task
 constexpr int64_t kGramRows = 1024;  // rows of B whose products are summed in one piece
 
 // ---- rows of the tall matrix, as they lie in memory -------------------------------------------------------
@@ -44,8 +45,8 @@ FASTPARAM_INLINE void store_some(In* p, const Vec<In, W>& v, int64_t count) {
   else if (count > 0) std::memcpy(p, &v, count * sizeof(In));
 }
 
-// Matrix m of n x k numbers: its rows [begin, end), times `scale` and the signs, to rows of whole vectors
-// `stride` apart; 0 beyond k.
+// Reads the rows [begin, end) of matrix m, times `scale` and the signs. The results are rows of whole
+// vectors, `stride` apart, with 0 beyond k.
 template <class T, int W, class In>
 FASTPARAM_INLINE void read_rows(const TallCall<In>& call, const In* from, int64_t m, int64_t begin,
                                 int64_t end, T scale, const In* signs, T* to, int64_t stride) {
@@ -72,7 +73,7 @@ FASTPARAM_INLINE void read_rows(const TallCall<In>& call, const In* from, int64_
   }
 }
 
-// The way back.
+// The inverse of read_rows.
 template <class T, int W, class In>
 FASTPARAM_INLINE void write_rows(const TallCall<In>& call, int64_t m, int64_t begin, int64_t end,
                                  const In* signs, const T* from, int64_t stride) {
@@ -98,7 +99,7 @@ FASTPARAM_INLINE void write_rows(const TallCall<In>& call, int64_t m, int64_t be
   }
 }
 
-// aA1; of a wide matrix the other triangle lies in memory, transposed.
+// aA1. A wide matrix is read transposed, so the other triangle is given.
 template <class T, int W, class In>
 FASTPARAM_INLINE void set_skew(const TallCall<In>& call, int64_t m, const Square<T>& S) {
   const int64_t size = call.n * call.k;
@@ -112,8 +113,8 @@ FASTPARAM_INLINE void set_skew(const TallCall<In>& call, int64_t m, const Square
 
 // ---- C ----------------------------------------------------------------------------------------------------
 
-// The work space of one matrix: S, of order k; B, and O beside it, of n - k rows; a product of order k per
-// kGramRows rows; sums of columns, one row per task.
+// The work space of one matrix: S, of order k; B and O, of n - k rows each; one product of order k per
+// kGramRows rows; and the sums of columns, one row per task.
 template <class T, class In>
 struct Tall {
   TallCall<In> call;
@@ -145,7 +146,7 @@ struct Tall {
   int64_t tasks() const { return tasks_of(call); }
 };
 
-// aA1, and by tasks B with the sums of squares of its columns.
+// Loads aA1 and, by tasks, B with the sums of squares of its columns.
 template <class T, class In>
 struct TallLoadBody {
   template <int Bytes>
@@ -177,7 +178,7 @@ struct TallLoadBody {
   }
 };
 
-// Whether no column of aA has too large a sum of squares; NaN has.
+// Returns whether the sum of squares of every column of aA is small. NaN is not small.
 template <class T, class In>
 bool is_small(const Tall<T, In>& t) {
   bool small = true;
@@ -189,7 +190,7 @@ bool is_small(const Tall<T, In>& t) {
   return small;
 }
 
-// B^T B, its upper triangle, by groups of rows and strips of columns.
+// The upper triangle of B^T B, by groups of rows and strips of columns.
 template <class T, class In>
 struct GramBody {
   template <int Bytes>
@@ -206,8 +207,8 @@ struct GramBody {
   }
 };
 
-// S becomes C - I. Returns its largest sum of a row, of absolute values, which bounds the square of the norm
-// of B; not finite where an entry is not.
+// Sets S to C - I. Returns the largest sum of absolute values of a row, which bounds the square of the norm
+// of B. The sum is not finite if an entry is not.
 template <class T, class In>
 T add_gram(const Tall<T, In>& t) {
   const int64_t k = t.call.k, groups = Tall<T, In>::groups_of(t.call);
@@ -231,13 +232,13 @@ T add_gram(const Tall<T, In>& t) {
 
 // ---- Q ----------------------------------------------------------------------------------------------------
 
-// Of the vector that Q^T Q is tried on: entry j, 1 or -1.
+// Entry j, 1 or -1, of the vector used to test Q^T Q.
 inline double trial(int64_t j) {
   return (static_cast<uint64_t>(j) * 0x9E3779B97F4A7C15u >> 40 & 1) != 0 ? 1 : -1;
 }
 
-// Q2 from W - I, and what the guard looks at: sums of the squares of columns, and Q^T Q v for the trial
-// vector v, which tells whether columns are orthogonal to each other.
+// Computes Q2 from W - I, and the quantities for the guard: the sums of squares of columns, and Q^T Q v for
+// the trial vector v, which shows whether columns are orthogonal to each other.
 template <class T, class In>
 struct TallApplyBody {
   template <int Bytes>
@@ -292,7 +293,7 @@ struct TallTopBody {
   }
 };
 
-// Whether the columns of Q are of norm 1 and orthogonal to each other.
+// Returns whether the columns of Q have norm 1 and are orthogonal to each other.
 template <class T, class In>
 bool is_orthonormal(const Tall<T, In>& t) {
   const double tolerance = column_tolerance<In>(t.call.n),
@@ -309,7 +310,7 @@ bool is_orthonormal(const Tall<T, In>& t) {
   return good;
 }
 
-// S becomes W - I, of a matrix that has been loaded. Returns what add_gram does.
+// Sets S to W - I, for a matrix that is loaded. Returns the result of add_gram.
 template <class T, class In>
 T invert_gram(const Tall<T, In>& t) {
   const T largest = add_gram(t);
@@ -322,12 +323,13 @@ void load_tall(const Tall<T, In>& t) {
   run_tasks<TallLoadBody<T, In>>(t.call.shared(), t.tasks(), &t);
 }
 
-// Up to which row sum of C - I, b^2 with b the norm of B, double leaves the rounding of float: the error
-// grows as b^3 in Q2 = -2 B W, and as b^6 in the gradient where n - k < k.
+// The largest row sum of C - I, that is b^2 where b is the norm of B, for which the error in double stays
+// below the rounding of float. The error grows as b^3 in Q2 = -2 B W, and as b^6 in the gradient
+// if n - k < k.
 constexpr double kLargestGram = 1 << 17, kLargestGradientGram = 1 << 14;
 
-// Returns whether the guard holds: in the type of X where its columns are small, in double where the result
-// is float.
+// Returns whether the guard holds. The computation is in the type of X if its columns are small, and in
+// double if the result is float.
 template <class T, class In>
 bool tall_forward(const TallCall<In>& call, int64_t m, void* scratch) {
   const Tall<T, In> t(call, m, scratch);

@@ -1,12 +1,12 @@
-// What the guard leaves of tall matrices, in double, by B = H [R; 0], H orthogonal: the skew matrix of order
-// 2k
+// Tall matrices that fail the guard, in double. With B = H [R; 0] and an orthogonal H, let Q' be the map of
+// the skew matrix
 //   A = [A1 -R^T; R 0]
-// has the map Q' and, with P' = Q' + I,  Q = [Q'_1; H [Q'_2; 0]]  of its first k columns. The condition of B
-// is not squared, and the square problem has the guard, the row exchanges and the polish of its own. Where n
-// - k <= k there is nothing to factor: R = B. The gradient, with H^T G2 = [G'_2; G''] and L' = P'^T [G1;
-// G'_2]:
-//   dA1 = -(a/2) (N - N^T) of N = L'_1 P'_1^T,  dB = -(a/2) H [L'_2 P'_1^T - P'_2 L'_1^T; 2 G'' P'_1^T].
-// Plain loops: few matrices come here.
+// of order 2k, and P' = Q' + I. Then Q = [Q'_1; H [Q'_2; 0]], from the first k columns of Q'. The condition
+// number of B is not squared, and the square problem has its own guard, row exchanges and polishing.
+// If n - k <= k, there is nothing to factor and R = B. With H^T G2 = [G'_2; G''] and L' = P'^T [G1; G'_2] the
+// gradient is
+//   dA1 = -(a/2) (N - N^T), N = L'_1 P'_1^T,  dB = -(a/2) H [L'_2 P'_1^T - P'_2 L'_1^T; 2 G'' P'_1^T].
+// The loops are plain, because few matrices get here.
 #pragma once
 
 #include "batch.h"
@@ -14,8 +14,8 @@
 
 namespace fastparam::cpu {
 
-// O (rows x columns) = or += scale A B, A rows x depth (transposed: depth x rows), B depth x columns
-// (transposed: columns x depth).
+// O = scale A B, or O += scale A B. O is rows x columns, A is rows x depth (transposed: depth x rows), and B
+// is depth x columns (transposed: columns x depth).
 struct Small {
   const double* data;
   int64_t stride;
@@ -37,7 +37,7 @@ inline void small_product(const Small& A, const Small& B, int64_t rows, int64_t 
 template <class In>
 struct Accurate {
   const TallCall<In>& call;
-  const int64_t m, n, k, r, low, order;  // low: rows of R
+  const int64_t m, n, k, r, low, order;  // low: the number of rows of R
   const In *X, *G;
   Scratch memory;
   double *A, *Q, *B, *Z, *small, *taus, *line;
@@ -61,7 +61,7 @@ struct Accurate {
   double sign(int64_t j) const { return call.signs && call.signs[m * k + j] < 0 ? -1 : 1; }
   bool factored() const { return r > k; }
 
-  // Q' of order `order`; NaN where X is not finite.
+  // Computes Q', of order `order`. It is NaN if X is not finite.
   void solve() {
     bool finite = true;
     for (int64_t i = 0; i < r; ++i)

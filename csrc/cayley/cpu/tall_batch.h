@@ -1,11 +1,12 @@
-// A batch of tall matrices: in their own type, in double, and what the guard leaves by tall_accurate.h.
+// Runs a batch of tall matrices in their own type, then in double, and those that fail the guard in
+// tall_accurate.h.
 #pragma once
 
 #include "tall_accurate.h"
 
 namespace fastparam::cpu {
 
-// Work: Tall or TallBackward. run(zero, m, scratch) does matrix m in the type of zero.
+// Work is Tall or TallBackward. run(zero, m, scratch) processes matrix m in the type of `zero`.
 template <template <class, class> class Work, class In, class F>
 void tall_share(const TallCall<In>& call, int64_t begin, int64_t end, void* scratch, const F& run) {
   const FlushDenormals flush;

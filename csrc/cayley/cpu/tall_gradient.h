@@ -1,7 +1,7 @@
-// The gradient of tall.h. With P = 2 W = Q1 D + I and G D in place of G,
+// The gradient of tall.h. With P = 2 W = Q1 D + I, and with G D in place of G,
 //   L = P^T (G1 - B^T G2),  N = L P^T,   dA1 = -(a/2) (N - N^T),   dB = -a G2 P^T - (a/2) B (N + N^T).
-// W is read from the output where the columns of X are small, and made again from X where they are not: there
-// it is lost in the rounding of Q1.
+// W is read from the output if the columns of X are small. Otherwise it is recomputed from X, because it
+// is lost in the rounding of Q1.
 #pragma once
 
 #include "tall.h"
@@ -25,7 +25,7 @@ struct TallBackward {
   }
 };
 
-// P from the output.
+// Reads P from the output.
 template <class T, class In>
 struct TallOutputBody {
   template <int Bytes>
@@ -36,7 +36,7 @@ struct TallOutputBody {
     for (int64_t i = 0; i < call.k; ++i) b->P.row(i)[i] += 1;
   }
 };
-// P from W - I.
+// Computes P from W - I.
 template <class T, class In>
 struct TallInverseBody {
   template <int Bytes>
@@ -50,7 +50,7 @@ struct TallInverseBody {
   }
 };
 
-// G2 D.
+// Computes G2 D.
 template <class T, class In>
 struct TallGradientLoadBody {
   template <int Bytes>
@@ -64,7 +64,7 @@ struct TallGradientLoadBody {
   }
 };
 
-// B^T G2 by groups of rows and strips of columns, into gram.
+// Computes B^T G2 in `gram`, by groups of rows and strips of columns.
 template <class T, class In>
 struct TallCrossBody {
   template <int Bytes>
@@ -81,7 +81,7 @@ struct TallCrossBody {
   }
 };
 
-// Of order k: N; then -a P^T in S, -(a/2) (N + N^T) in P, and dA1, written.
+// The part of order k: computes N, then -a P^T in S and -(a/2) (N + N^T) in P, and writes dA1.
 template <class T, class In>
 struct TallSmallBody {
   template <int Bytes>
@@ -111,7 +111,7 @@ struct TallSmallBody {
         t.S.row(i)[j] *= -a;
         P.row(i)[j] = (N.row(i)[j] + N.row(j)[i]) * (-a / 2);
       }
-    for (int64_t i = 0; i < k; ++i)  // dA1: U^T - U of U = N, in the triangle that was given
+    for (int64_t i = 0; i < k; ++i)  // dA1 = U^T - U with U = N, in the given triangle
       for (int64_t j = 0; j < k; ++j) {
         const bool given = call.lower ? i > j : i < j;
         R[i * stride + j] = given ? (N.row(j)[i] - N.row(i)[j]) * (a / 2) : T(0);
@@ -120,7 +120,7 @@ struct TallSmallBody {
   }
 };
 
-// dB.
+// Computes dB.
 template <class T, class In>
 struct TallGradientBody {
   template <int Bytes>
@@ -140,7 +140,7 @@ struct TallGradientBody {
   }
 };
 
-// Returns whether the rule holds for X, as tall_forward does.
+// Returns whether the guard holds for X, as in tall_forward.
 template <class T, class In>
 bool tall_backward(const TallCall<In>& call, int64_t m, void* scratch) {
   const TallBackward<T, In> b(call, m, scratch);

@@ -1,10 +1,11 @@
-// Matrices of order 2 to 4, as many side by side as a vector has lanes, in registers: the map in closed form.
+// Matrices of order 2 to 4, side by side in the lanes of a vector, in registers: the map in closed form.
 //
-// Of a skew A of order 4, with s the sum of the squares of its entries above the diagonal, p its Pfaffian and
-// A* its dual (A*_12 = A_34, A*_13 = -A_24, A*_14 = A_23, ...),  A^3 = -s A + p A*  and so
+// For a skew A of order 4, let s be the sum of the squares of its entries above the diagonal, p its
+// Pfaffian, and A* its dual (A*_12 = A_34, A*_13 = -A_24, A*_14 = A_23, ...). Then A^3 = -s A + p A*, and
+// therefore
 //   (I + A)^-1 = ((1 + s) I + A^2 - A - p A*) / (1 + s + p^2).
-// Smaller ones have p = 0. The denominator is 1 at least, so that a matrix within the guard needs no test of
-// its result.
+// For smaller orders p = 0. The denominator is at least 1, so the result of a matrix within the guard needs
+// no check.
 #pragma once
 
 #include "../../core/cpu/dense/tiny.h"
@@ -21,7 +22,7 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
   using typename Triangle::V;
   using Mask = MaskOf<T, L>;
 
-  // aA above the diagonal.
+  // Reads aA above the diagonal.
   static FASTPARAM_INLINE void read_skew(const CayleyCall<T>& call, int64_t m, int live, V (&a)[kHalf]) {
     const T *const x = call.in + m * call.entries(), *const end = call.in + call.batch * call.entries();
     const T alpha = static_cast<T>(call.layout == Layout::lower ? -call.alpha : call.alpha);
@@ -31,7 +32,7 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
     for (int e = 0; e < kHalf; ++e) a[e] *= alpha;
   }
 
-  // Negates columns; nothing where no sign of these matrices is negative.
+  // Negates columns. Does nothing if none of the signs of these matrices is negative.
   template <int Count>
   static FASTPARAM_INLINE void put_signs(const T* signs, const T* end, int live,
                                          V* const (&matrices)[Count]) {
@@ -90,7 +91,7 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
     }
   }
 
-  // U = P (G^T P) with P = Q D + I and G D in place of G.
+  // U = P (G^T P), with P = Q D + I and with G D in place of G.
   static FASTPARAM_INLINE void gradient(V (&P)[N * N], V (&G)[N * N], V (&U)[N * N]) {
     V R[N * N];
 #pragma GCC unroll 16
@@ -163,7 +164,7 @@ struct TinyBackward {
   }
 };
 
-// Calls Body<T, n>, n = 2, 3 or 4.
+// Calls Body<T, n> for n = 2, 3 or 4.
 template <template <class, int> class Body, class T, class Call>
 void run_tiny(const Call& call, int64_t begin, int64_t end) {
   switch (call.n) {
