@@ -1,10 +1,10 @@
-// The one place that decides between a kernel and the ATen expression of an op.
+// The only place that chooses between a kernel and the ATen expression of an op.
 //
 //   using OnCpu = Dispatch<check, expression, kernel>;   m.impl(name, &OnCpu::run)
 //   m.impl(name, &Dispatch<check, expression>::run)      every device without kernels
-//   m.impl(name, &Meta<check>::run)                      shapes alone
+//   m.impl(name, &Meta<check>::run)                      shapes only
 //
-// `check` has the arguments of the op and returns nothing; it is the shape rule that Meta calls, too.
+// `check` takes the arguments of the op and returns nothing. It is the shape rule, which Meta calls, too.
 #pragma once
 
 #include <type_traits>
@@ -13,18 +13,16 @@
 
 namespace fastparam {
 
-// What runs without kernels of ours says so once a process, and names the remedy.
+// An op that runs without our kernels warns once per process, and names the remedy.
 inline void warn_no_kernel(const Tensor& X) {
   if (X.is_complex()) {
     TORCH_WARN_ONCE(
         "fastparam: complex dtypes have no kernels and run as plain PyTorch expressions, with the same "
-        "result; "
-        "real dtypes run the kernels");
+        "result; real dtypes run the kernels");
   } else if (X.is_cuda()) {
     TORCH_WARN_ONCE(
         "fastparam: this op has no CUDA kernel in this build and runs as a plain PyTorch expression, with "
-        "the "
-        "same result; `python -m fastparam` says whether CUDA kernels were built");
+        "the same result; `python -m fastparam` says whether CUDA kernels were built");
   } else {
     TORCH_WARN_ONCE("fastparam: ", X.device().type(),
                     " has no kernels and runs plain PyTorch expressions, with the same result; CPU and CUDA "
@@ -32,7 +30,7 @@ inline void warn_no_kernel(const Tensor& X) {
   }
 }
 
-// The Meta kernel of an op whose result is like its first tensor.
+// The Meta kernel of an op whose result has the shape and dtype of its first tensor.
 template <auto check, class Check = decltype(check)>
 struct Meta;
 

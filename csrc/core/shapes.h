@@ -1,4 +1,4 @@
-// The shape rules, called by Meta, CPU and CUDA alike; the real types that kernels are made for.
+// The shape rules, called by Meta, CPU and CUDA alike, and the real types that have kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -45,8 +45,8 @@ inline void check_matrices(const char* op, const char* argument, const Tensor& X
   check_dtype(op, argument, X);
 }
 
-// sym_eq(...).expect_true: with an unbacked size torch.compile turns the check into a run-time assertion
-// instead of giving up.
+// The check uses sym_eq(...).expect_true, so that torch.compile turns it into a run-time assertion for an
+// unbacked size instead of giving up.
 inline void check_square(const char* op, const char* argument, const Tensor& X) {
   check_strided(op, argument, X);
   TORCH_CHECK_VALUE(X.dim() >= 2 && X.sym_size(-2).sym_eq(X.sym_size(-1)).expect_true(__FILE__, __LINE__), op,
@@ -54,24 +54,24 @@ inline void check_square(const char* op, const char* argument, const Tensor& X) 
   check_dtype(op, argument, X);
 }
 
-// A further tensor like the one called `name`.
+// Checks a second tensor, which must be like X, the argument called `name`.
 inline void check_like(const char* op, const char* argument, const Tensor& t, const char* name,
                        const Tensor& X) {
   check_strided(op, argument, t);
-  TORCH_CHECK_VALUE(t.sym_sizes() == X.sym_sizes(), op, ": expected ", argument, " of the shape of ", name,
-                    " ", shape(X), ", got ", shape(t));
-  TORCH_CHECK_VALUE(t.scalar_type() == X.scalar_type(), op, ": expected ", argument, " of the dtype of ",
+  TORCH_CHECK_VALUE(t.sym_sizes() == X.sym_sizes(), op, ": expected ", argument, " to have the shape of ",
+                    name, ", ", shape(X), ", got ", shape(t));
+  TORCH_CHECK_VALUE(t.scalar_type() == X.scalar_type(), op, ": expected ", argument, " to have the dtype of ",
                     name, ", ", c10::getDtypeNames(X.scalar_type()).first, ", got ",
                     c10::getDtypeNames(t.scalar_type()).first);
-  TORCH_CHECK_VALUE(t.device() == X.device(), op, ": expected ", argument, " on the device of ", name, ", ",
-                    X.device(), ", got ", t.device());
+  TORCH_CHECK_VALUE(t.device() == X.device(), op, ": expected ", argument, " on the same device as ", name,
+                    " (", X.device(), "), got ", t.device());
 }
 
-// Outputs are contiguous whatever the strides of the input.
+// Outputs are contiguous, whatever the strides of the input.
 inline Tensor empty_like_contiguous(const Tensor& X) { return X.new_empty_symint(X.sym_sizes()); }
 
-// X as a batch of matrices whose rows are dense: the batch has one stride, the rows another. What is not so
-// is copied.
+// X as a batch of matrices whose rows are dense, with one stride for the batch and another for rows. Other
+// layouts are copied.
 struct Matrices {
   Tensor tensor;
   int64_t batch, n, batch_stride, row_stride;
@@ -80,7 +80,7 @@ struct Matrices {
     batch = X.numel() / (n * n);
     tensor = dense_rows(X) ? X : X.contiguous();
     row_stride = n == 1 ? 1 : tensor.stride(-2);
-    batch_stride = 0;  // of the last dimension that counts
+    batch_stride = 0;  // of the last dimension with more than one entry
     for (int64_t d = X.dim() - 3; d >= 0 && batch_stride == 0; --d)
       if (X.size(d) > 1) batch_stride = tensor.stride(d);
   }
@@ -88,7 +88,7 @@ struct Matrices {
  private:
   static bool dense_rows(const Tensor& X) {
     if (X.size(-1) > 1 && X.stride(-1) != 1) return false;
-    int64_t next = -1;  // the stride that the dimension before must have
+    int64_t next = -1;  // the stride that the previous dimension must have
     for (int64_t d = X.dim() - 3; d >= 0; --d) {
       if (X.size(d) == 1) continue;
       if (next >= 0 && X.stride(d) != next) return false;
@@ -98,7 +98,7 @@ struct Matrices {
   }
 };
 
-// Calls f with a value of the real type: half types, float or double.
+// Calls f with a value of the real type: a half type, float or double.
 template <class F>
 auto with_real_type(at::ScalarType type, const F& f) {
   switch (type) {
@@ -110,7 +110,7 @@ auto with_real_type(at::ScalarType type, const F& f) {
   }
 }
 
-// Calls f with an unsigned integer of the element's size, where elements are moved and not computed with.
+// Calls f with an unsigned integer of the size of an element, for ops that move elements without computing.
 template <class F>
 auto with_bits(const Tensor& X, const F& f) {
   switch (X.element_size()) {

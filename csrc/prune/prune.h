@@ -1,9 +1,9 @@
-// The rule that masked_prune's mask obeys, called by Meta, CPU and CUDA alike, and how its elements are found
-// beside those of X.
+// The rules for the mask of masked_prune, called by Meta, CPU and CUDA alike, and how its elements are found
+// next to those of X.
 //
-// A mask is bool and broadcasts to X: its dimensions are the last ones of X, each of X's size or 1; or
-// packed: uint8, whose leading dimensions are those of X and whose last one holds the rest of X, flattened:
-// element i is bit i % 8 (the least significant first) of byte i / 8.
+// A mask is bool or packed. A bool mask broadcasts to X: its dimensions are the last ones of X, each of the
+// same size or 1. A packed mask is uint8: its leading dimensions are those of X, and its last one holds the
+// other dimensions of X, flattened. Element i is bit i % 8 (least significant first) of byte i / 8.
 #pragma once
 
 #include "../core/shapes.h"
@@ -18,7 +18,7 @@ inline std::string dtype_name(const Tensor& X) {
   return X.defined() ? std::string(c10::getDtypeNames(X.scalar_type()).first) : "None";
 }
 
-// Leading dimensions of X that a packed mask has too.
+// The number of leading dimensions of X that a packed mask has, too.
 inline int64_t packed_lead(const Tensor& X, const Tensor& mask) {
   return mask.dim() >= 1 && mask.dim() <= X.dim() + 1 ? mask.dim() - 1 : 0;
 }
@@ -42,7 +42,8 @@ inline void check_broadcast(const Tensor& X, const Tensor& mask) {
     fits = size.sym_eq(1).guard_or_false(__FILE__, __LINE__) ||
            size.sym_eq(X.sym_size(before + d)).expect_true(__FILE__, __LINE__);
   }
-  TORCH_CHECK_VALUE(fits, "masked_prune: expected mask to broadcast to X, ", shape(X), ", got ", shape(mask));
+  TORCH_CHECK_VALUE(fits, "masked_prune: expected mask to be broadcastable to X of shape ", shape(X),
+                    ", got shape ", shape(mask));
 }
 
 inline void check_prune(const Tensor& X, const Tensor& mask) {
@@ -50,9 +51,9 @@ inline void check_prune(const Tensor& X, const Tensor& mask) {
   check_strided("masked_prune", "mask", mask);
   check_dtype("masked_prune", "X", X);
   TORCH_CHECK_VALUE(mask.scalar_type() == at::kBool || is_packed(mask),
-                    "masked_prune: expected mask of dtype bool, or uint8 (packed), got ", dtype_name(mask));
-  TORCH_CHECK_VALUE(mask.device() == X.device(), "masked_prune: expected mask on ", X.device(),
-                    ", the device of X, got ", mask.device());
+                    "masked_prune: expected mask of dtype bool or uint8 (packed), got ", dtype_name(mask));
+  TORCH_CHECK_VALUE(mask.device() == X.device(), "masked_prune: expected mask on the same device as X (",
+                    X.device(), "), got ", mask.device());
   is_packed(mask) ? check_packed(X, mask) : check_broadcast(X, mask);
 }
 
@@ -68,7 +69,7 @@ inline void check_unpack(const Tensor& packed, c10::SymIntArrayRef size) {
                     dtype_name(packed));
   for (const auto& s : size)
     TORCH_CHECK_VALUE(s.sym_ge(0).expect_true(__FILE__, __LINE__),
-                      "unpack_mask: expected sizes of at least 0, got ", shape(size));
+                      "unpack_mask: expected non-negative sizes, got ", shape(size));
   const c10::SymInt bytes = packed_bytes(size);
   TORCH_CHECK_VALUE(packed.dim() == 1 && packed.sym_size(0).sym_eq(bytes).expect_true(__FILE__, __LINE__),
                     "unpack_mask: expected packed of shape (", bytes, ",) for size ", shape(size), ", got ",
@@ -85,22 +86,22 @@ inline Tensor empty_unpacked(const Tensor& packed, c10::SymIntArrayRef size) {
 namespace expression {
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask);
-Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask);  // COO, as embeddings with sparse=True have
+Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask);  // COO, as in embeddings with sparse=True
 Tensor pack_mask(const Tensor& mask);
 Tensor unpack_mask(const Tensor& packed, c10::SymIntArrayRef size);
 
 }  // namespace expression
 
 // X and its mask as rows, merged into as few dimensions as their strides allow. In a row X is dense, and the
-// mask has one element for each of X, or one for all. Masks are never expanded: where they are copied, it is
-// without their broadcast dimensions.
+// mask has one element for each element of X, or one for all. Masks are never expanded: if they are copied,
+// their broadcast dimensions are left out.
 struct MaskedRows {
   struct Dimension {
-    int64_t size, X, mask;  // strides; those of the mask in bits where it is packed, in bytes else
+    int64_t size, X, mask;  // strides; those of the mask are in bits if it is packed, otherwise in bytes
   };
   Tensor X, mask;
   bool packed;
-  c10::SmallVector<Dimension, 4> outer;  // of rows, the first dimension first
+  c10::SmallVector<Dimension, 4> outer;  // of rows, first dimension first
   Dimension row;
 
   MaskedRows(const Tensor& x, const Tensor& m) : X(x), mask(m), packed(is_packed(m)) {
@@ -117,7 +118,7 @@ struct MaskedRows {
 
  private:
   void merge() {
-    c10::SmallVector<Dimension, 4> found;  // the last dimension first
+    c10::SmallVector<Dimension, 4> found;  // last dimension first
     int64_t rest = 1;
     for (int64_t d = X.dim() - 1; d >= 0; --d) {
       const Dimension next{X.size(d), X.stride(d),

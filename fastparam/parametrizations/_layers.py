@@ -66,7 +66,8 @@ def like(op: str, argument: str, given: Any, name: str, X: Tensor) -> Tensor:
     check_tensor(op, argument, given)
     if given.shape != X.shape:
         raise ValueError(
-            f"{op}: expected {argument} of the shape of {name}, {tuple(X.shape)}, got {tuple(given.shape)}"
+            f"{op}: expected {argument} to have the shape of {name}, {tuple(X.shape)}, "
+            f"got {tuple(given.shape)}"
         )
     if given.is_quantized:
         raise ValueError(f"{op}: expected {argument} to hold bools or numbers, got {given.dtype}")

@@ -81,14 +81,16 @@ def test_other_sentences(device):
     for word in ("cayley_backward", "skew_cayley_backward", "skew_cayley_packed_backward"):
         f = getattr(ops, word)
         with pytest.raises(
-            ValueError, match=rf"^{word}: expected G of the shape of Q \(3, 3\), got \(2, 3, 3\)$"
+            ValueError, match=rf"^{word}: expected G to have the shape of Q, \(3, 3\), got \(2, 3, 3\)$"
         ):
             f(G, Q)
         with pytest.raises(
-            ValueError, match=rf"^{word}: expected G of the dtype of Q, float32, got float64$"
+            ValueError, match=rf"^{word}: expected G to have the dtype of Q, float32, got float64$"
         ):
             f(G[0].double(), Q)
-        with pytest.raises(ValueError, match=rf"^{word}: expected G on the device of Q, .*, got meta$"):
+        with pytest.raises(
+            ValueError, match=rf"^{word}: expected G on the same device as Q \(.*\), got meta$"
+        ):
             f(G[0].to("meta"), Q)
         with pytest.raises(
             ValueError, match=f"^{word}: expected G to be a strided tensor, got a sparse one$"

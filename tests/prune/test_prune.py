@@ -178,21 +178,29 @@ def test_random_shapes(case):
 # ---- errors ----------------------------------------------------------------------------------------------
 
 X33 = torch.randn(3, 3)
-KINDS = "masked_prune: expected mask of dtype bool, or uint8 (packed), got "
+KINDS = "masked_prune: expected mask of dtype bool or uint8 (packed), got "
 ERRORS = {
     "float": (X33, torch.ones(3, 3), KINDS + "float32"),
     "int64": (X33, torch.ones(3, 3).long(), KINDS + "int64"),
-    "rows": (X33, mask((2, 3)), "masked_prune: expected mask to broadcast to X, (3, 3), got (2, 3)"),
-    "columns": (X33, mask((3, 4)), "masked_prune: expected mask to broadcast to X, (3, 3), got (3, 4)"),
+    "rows": (
+        X33,
+        mask((2, 3)),
+        "masked_prune: expected mask to be broadcastable to X of shape (3, 3), got shape (2, 3)",
+    ),
+    "columns": (
+        X33,
+        mask((3, 4)),
+        "masked_prune: expected mask to be broadcastable to X of shape (3, 3), got shape (3, 4)",
+    ),
     "dimensions": (
         X33,
         mask((1, 3, 3)),
-        "masked_prune: expected mask to broadcast to X, (3, 3), got (1, 3, 3)",
+        "masked_prune: expected mask to be broadcastable to X of shape (3, 3), got shape (1, 3, 3)",
     ),
     "larger": (
         torch.randn(1, 3),
         mask((3, 3)),
-        "masked_prune: expected mask to broadcast to X, (1, 3), got (3, 3)",
+        "masked_prune: expected mask to be broadcastable to X of shape (1, 3), got shape (3, 3)",
     ),
     "packed": (
         X33,
@@ -204,7 +212,11 @@ ERRORS = {
         pack_mask(mask((8,))),
         "masked_prune: expected a packed mask of shape (2,) for X of shape (3, 3), got (1,)",
     ),
-    "device": (X33, mask((3, 3)).to("meta"), "masked_prune: expected mask on cpu, the device of X, got meta"),
+    "device": (
+        X33,
+        mask((3, 3)).to("meta"),
+        "masked_prune: expected mask on the same device as X (cpu), got meta",
+    ),
     "dtype": (
         torch.ones(3, 3, dtype=torch.int64),
         mask((3, 3)),

@@ -187,17 +187,23 @@ def test_tensors_of_other_dtypes(name):
 
 def test_registration_and_assignment():
     layer = nn.Linear(6, 5)
-    fits = "masked_prune: expected mask to broadcast to X, (5, 6), got (4, 6)"
+    fits = "masked_prune: expected mask to be broadcastable to X of shape (5, 6), got shape (4, 6)"
     register = lambda: parametrize.register_parametrization(layer, "weight", Pruning(mask((4, 6))))
     refused(fits, register, layer=layer)
     layer = prune_one()
     for value, sentence in [
-        (torch.ones(4, 6), "masked_prune: expected mask to broadcast to X, (4, 6), got (5, 6)"),
+        (
+            torch.ones(4, 6),
+            "masked_prune: expected mask to be broadcastable to X of shape (4, 6), got shape (5, 6)",
+        ),
         (
             torch.ones(5, 6).long(),
             "masked_prune: expected X of dtype float32, float64, bfloat16, float16 or complex, got int64",
         ),
-        (torch.ones(5, 6, device="meta"), "masked_prune: expected mask on meta, the device of X, got cpu"),
+        (
+            torch.ones(5, 6, device="meta"),
+            "masked_prune: expected mask on the same device as X (meta), got cpu",
+        ),
         (
             torch.ones(5, 6).double(),
             "The tensor returned by `right_inverse` has dtype torch.float64 "  # torch's own sentence
@@ -215,8 +221,16 @@ def test_a_buffer_that_is_no_mask():
     ]
     kinds += [
         (None, TypeError, "Pruning: expected mask to be a torch.Tensor, got NoneType"),
-        (mask((6, 5)), ValueError, "masked_prune: expected mask to broadcast to X, (5, 6), got (6, 5)"),
-        (mask((5, 6), "meta"), ValueError, "masked_prune: expected mask on cpu, the device of X, got meta"),
+        (
+            mask((6, 5)),
+            ValueError,
+            "masked_prune: expected mask to be broadcastable to X of shape (5, 6), got shape (6, 5)",
+        ),
+        (
+            mask((5, 6), "meta"),
+            ValueError,
+            "masked_prune: expected mask on the same device as X (cpu), got meta",
+        ),
     ]
     for wrong, kind, sentence in kinds:
         applied(layer).mask = wrong

@@ -79,7 +79,7 @@ def test_sentences_of_packing():
             lambda: unpack_mask(nine, (3, 7)),
             "unpack_mask: expected packed of shape (3,) for size (3, 7), got (2,)",
         ),
-        (lambda: unpack_mask(nine, (-3, -3)), "unpack_mask: expected sizes of at least 0, got (-3, -3)"),
+        (lambda: unpack_mask(nine, (-3, -3)), "unpack_mask: expected non-negative sizes, got (-3, -3)"),
     ]:
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             f()

@@ -70,7 +70,7 @@ def test_sentences(again):
         (custom, "custom_from_mask: expected mask"),
     ):
         for wrong, sentence in [
-            (torch.ones(7), "of the shape of weight, (5, 7), got (7,)"),
+            (torch.ones(7), "to have the shape of weight, (5, 7), got (7,)"),
             (torch.ones(5, 7, device="meta"), "on cpu, got meta"),
             (quantized, "to hold bools or numbers, got torch.quint8"),
         ]:
@@ -134,7 +134,7 @@ def test_global_is_all_or_nothing():
         ),
         (
             lambda: both(pairs, method, {pairs[1]: torch.ones(5)}),
-            f"{word}importance_scores of the shape of weight, (2, 3), got (5,)",
+            f"{word}importance_scores to have the shape of weight, (2, 3), got (5,)",
         ),
         (
             lambda: both(pairs, method, amount=42),

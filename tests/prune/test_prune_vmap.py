@@ -53,7 +53,7 @@ def test_vmap_over_masks_of_fewer_dimensions():
             torch.vmap(f, in_dims=(None, 1))(X[0], rows), torch.where(rows.mT[:, None, :], X[0], 0)
         )
         assert torch.equal(torch.vmap(f)(X, row), torch.where(row[:, None, None], X, 0))
-    with pytest.raises(ValueError, match=r"^masked_prune: expected mask to broadcast to X, "):
+    with pytest.raises(ValueError, match=r"^masked_prune: expected mask to be broadcastable to X of shape "):
         torch.vmap(masked_prune)(X[0, 0], rows)
 
 
