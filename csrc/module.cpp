@@ -1,5 +1,5 @@
-// The Python module _C: loading it registers the ops; its functions are the direct entries, one a public op,
-// and build facts.
+// The Python module _C. Loading it registers the ops; its functions are the direct entries, one per public
+// op, and facts about the build.
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -23,9 +23,9 @@ std::vector<std::string> supported_levels() {
   return names;
 }
 
-// Warnings of a direct entry name the line that called it: its caller's caller, in Python. They are shown
-// after the call, since the code that shows them may call an op, and an op that warns once holds a lock
-// meanwhile.
+// Makes warnings of a direct entry name the line of Python that called it: the caller of its caller. They
+// are shown after the call, because the code that shows them can call an op, and an op that warns once holds
+// a lock while it does.
 class AtTheCaller : public c10::WarningHandler {
  public:
   void show() const {
@@ -33,7 +33,7 @@ class AtTheCaller : public c10::WarningHandler {
     pybind11::gil_scoped_acquire gil;
     for (const std::string& message : messages) {
       if (PyErr_WarnEx(PyExc_UserWarning, message.c_str(), 2) == 0) continue;
-      python_error raised;  // a filter has made it an error
+      python_error raised;  // a filter has turned it into an error
       raised.persist();
       throw raised;
     }
@@ -62,7 +62,7 @@ struct Direct<call, fastparam::Tensor (*)(Arguments...)> {
     return result;
   }
 };
-// C++ errors keep their Python type (ValueError), and the GIL is released.
+// C++ errors keep their Python type (ValueError). The GIL is released.
 template <class Op>
 auto direct() {
   return torch::wrap_pybind_function_no_gil(&Direct<&Op::call>::run);
@@ -91,7 +91,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("symmetric_exp", direct<SymmetricExp>(), py::arg("X"), py::arg("lower") = false);
   m.def("householder", direct<Householder>(), py::arg("X"));
 
-  // For inverses, which do work of their own before an op is called.
+  // Used by inverses, which do work of their own before they call an op.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),
         py::arg("X"));
   m.def("check_matrices", torch::wrap_pybind_function(&check_matrices), py::arg("op"), py::arg("argument"),

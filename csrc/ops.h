@@ -1,4 +1,4 @@
-// The C++ names of the ops: struct, name in the dispatcher, types after the first tensor.
+// The C++ names of the ops: the struct, the name in the dispatcher, and the types after the first tensor.
 #pragma once
 
 #include <optional>

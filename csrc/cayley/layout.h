@@ -1,11 +1,11 @@
-// How a skew matrix A is given, on every device; free of torch.
+// How a skew matrix A is given, on every device. It does not depend on torch.
 #pragma once
 
 namespace fastparam {
 
-// By its strict upper or lower triangle, by the entries above the diagonal row by row, or whole: then it may
-// be any matrix. `inside`: a diagonal block of a larger matrix in elimination, of which M - I is wanted,
-// unguarded. A gradient has the layout of what was given.
+// A is given by its strict upper or lower triangle, by the entries above the diagonal row by row, or as a
+// whole, in which case it can be any matrix. `inside` is a diagonal block of a larger matrix during
+// elimination: the result is M - I, without the guard. A gradient has the layout of the parameter.
 enum class Layout { upper, lower, packed, whole, inside };
 
 }  // namespace fastparam

@@ -1,10 +1,10 @@
-// How an op of this package gets its derivatives: by hand what PyTorch generates for its own ops
-// (VariableType, Functions). Ops take a tensor first and return one tensor.
+// Gives an op of this package its derivatives: the code that PyTorch generates for its own ops
+// (VariableType, Functions), written by hand. An op takes a tensor first and returns one tensor.
 //
 //   linear<Skew, SkewAdjoint, bool>
-//       The Autograd kernel of a linear op: the derivative is another op.
+//       The Autograd kernel of a linear op, whose derivative is another op.
 //   BackwardNode, make_node, attach, set_tangent, save
-//       The parts of an Autograd kernel of any other op (see cayley/cayley.cpp).
+//       The parts of the Autograd kernel of any other op (see cayley/cayley.cpp).
 #pragma once
 
 #include <torch/csrc/autograd/VariableTypeUtils.h>
@@ -45,7 +45,7 @@ NodePtr<Node> new_node() {
 
 // ---- backward nodes ---------------------------------------------------------------------------------------
 
-// What a node keeps of an argument: the value of a scalar, a SavedVariable of a tensor.
+// The part of an argument that a node keeps: the value of a scalar, or a SavedVariable of a tensor.
 template <class T>
 struct Saved {
   T value;
@@ -64,7 +64,8 @@ struct Saved<Tensor> {
   torch::autograd::SavedVariable value;
   bool is_output = false;
   void save(const Tensor& v, const torch::autograd::Node* node) {
-    is_output = v.grad_fn().get() == node;  // an output kept as an input would be a reference cycle: a leak
+    // saving an output as an input would be a reference cycle, which leaks
+    is_output = v.grad_fn().get() == node;
     value = torch::autograd::SavedVariable(v, is_output);
   }
   Tensor unpack(torch::autograd::Node& node) const { return value.unpack(node.getptr()); }
@@ -106,14 +107,15 @@ struct Saved<std::optional<Tensor>> {
   }
 };
 
-// Which inputs of the op want a gradient, in the order of make_node's arguments.
+// Whether each input of the op needs a gradient, in the order of the arguments of make_node.
 using Needs = std::vector<bool>;
 
-// Self defines, for the gradients of all inputs of make_node (an unneeded one may stay undefined),
+// `Self` defines
 //   static std::string label();
 //   static variable_list backward(const Needs& needs, const Tensor& G, const T&... saved);
-// `backward` is static, because compiled autograd calls it without a node, and made of differentiable ops:
-// that is double backward.
+// `backward` returns the gradients of all inputs of make_node; those that are not needed can be undefined.
+// It is static, because compiled autograd calls it without a node, and made of differentiable ops, for
+// double backward.
 template <class Self, class... T>
 struct BackwardNode : torch::autograd::Node {
   std::tuple<Saved<T>...> saved;
@@ -130,7 +132,8 @@ struct BackwardNode : torch::autograd::Node {
     std::apply([](auto&... s) { (s.reset(), ...); }, saved);
   }
 
-  // Compiled autograd asks what the backward depends on, and for a call of `run` to put into its graph.
+  // Compiled autograd needs to know the arguments of the backward pass, and puts a call of `run` into its
+  // graph.
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     std::apply([&](const auto&... s) { (s.collect(args), ...); }, saved);
   }
@@ -171,12 +174,12 @@ struct BackwardNode : torch::autograd::Node {
   static variable_list run_packed(const variable_list& grads, const std::vector<c10::IValue>& args) {
     torch::dynamo::autograd::PackedArgs packed(args);
     const Needs needs = packed.unpack<Needs>();
-    const std::tuple<T...> values{packed.unpack<T>()...};  // braces: from left to right
+    const std::tuple<T...> values{packed.unpack<T>()...};  // braces: evaluated from left to right
     return std::apply([&](const auto&... v) { return run(needs, grads[0], v...); }, values);
   }
 };
 
-// A node with an edge to each input, or null where no gradient is asked for.
+// Returns a node with an edge to each input, or null if no gradient is needed.
 template <class Node, class... Inputs>
 NodePtr<Node> make_node(const Inputs&... inputs) {
   if (!torch::autograd::compute_requires_grad(inputs...)) return nullptr;
@@ -185,13 +188,14 @@ NodePtr<Node> make_node(const Inputs&... inputs) {
   return node;
 }
 
-// The order is: attach, tangent, save. A saved output must have its grad_fn and its tangent already.
+// The order of calls is attach, set_tangent, save: a saved output must have its grad_fn and its tangent
+// already.
 template <class Node>
 void attach(const NodePtr<Node>& node, const Tensor& output) {
   if (node) torch::autograd::set_history(output, node);
 }
 
-// Casts, because torch.func under autocast can round a tangent; everywhere else the cast does nothing.
+// torch.func under autocast can round a tangent, so it is cast back; otherwise the cast does nothing.
 inline void set_tangent(const Tensor& output, const Tensor& tangent) {
   output._set_fw_grad(tangent.to(output.scalar_type()), /*level=*/0, /*is_inplace_op=*/false);
 }
@@ -205,8 +209,7 @@ void save(const NodePtr<Node>& node, const T&... values) {
 #endif
 }
 
-// ---- linear ops
-// --------------------------------------------------------------------------------------------------
+// ---- linear ops -------------------------------------------------------------------------------------------
 
 template <class Self, class Adjoint, class... Rest>
 struct LinearBackward : BackwardNode<LinearBackward<Self, Adjoint, Rest...>, std::decay_t<Rest>...> {
@@ -216,7 +219,8 @@ struct LinearBackward : BackwardNode<LinearBackward<Self, Adjoint, Rest...>, std
   }
 };
 
-// Autograd kernel of an op that is linear in X. Its tangent is the op itself, its gradient the adjoint op.
+// The Autograd kernel of an op that is linear in X. Its tangent is the op itself, its gradient the adjoint
+// op.
 template <class Self, class Adjoint, class... Rest>
 Tensor linear(c10::DispatchKeySet keys, const Tensor& X, Rest... rest) {
   auto node = make_node<LinearBackward<Self, Adjoint, Rest...>>(X);

@@ -1,4 +1,4 @@
-// What ATen expressions share.
+// Helpers of the ATen expressions.
 #pragma once
 
 #include <ATen/OpMathType.h>
@@ -8,10 +8,10 @@ namespace fastparam::expression {
 
 using at::Tensor;
 
-// Conjugated for good: a kernel that torch.compile calls does not see the lazy conjugation of mH.
+// Conjugates eagerly, because a kernel called from torch.compile does not see the lazy conjugation of mH.
 inline Tensor conj_transpose(const Tensor& X) { return X.is_complex() ? X.mT().conj_physical() : X.mT(); }
 
-// Half types in float32, and dense, so that a BLAS gives the same bits whatever the strides were.
+// Half types as float32, and dense, so that a BLAS gives the same bits for all strides.
 inline Tensor precise(const Tensor& X) { return X.to(at::toOpMathType(X.scalar_type())).contiguous(); }
 
 }  // namespace fastparam::expression

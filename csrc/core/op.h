@@ -1,4 +1,4 @@
-// An op's handle in the dispatcher: what calls an op includes this.
+// The handle of an op in the dispatcher. Code that calls an op includes this header.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -9,8 +9,8 @@ namespace fastparam {
 
 using at::Tensor;
 
+// The schema of the op is (Tensor, Rest...) -> Tensor.
 //   struct Skew : Op<Skew, bool> { static constexpr char name[] = "fastparam::skew"; };
-// The op's schema is (Tensor, Rest...) -> Tensor.
 template <class Self, class... Rest>
 struct Op {
   static const char* word() { return Self::name + sizeof("fastparam::") - 1; }
@@ -24,14 +24,14 @@ struct Op {
 
   static Tensor call(const Tensor& X, Rest... rest) { return handle().call(X, rest...); }
 
-  // The next kernel after Autograd. `keys` are those this Autograd kernel was called with.
+  // Calls the next kernel after Autograd. `keys` are those that this Autograd kernel was called with.
   static Tensor below_autograd(c10::DispatchKeySet keys, const Tensor& X, Rest... rest) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return handle().redispatch(keys & c10::after_autograd_keyset, X, rest...);
   }
 
-  // Autocast kernel of an op whose kernels contain matrix products: without it autocast would round inside
-  // them.
+  // The Autocast kernel of an op whose kernels contain matrix products, which autocast would otherwise
+  // round.
   static Tensor no_autocast(const Tensor& X, Rest... rest) {
     c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
     return call(X, rest...);

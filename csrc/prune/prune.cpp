@@ -1,6 +1,6 @@
-// masked_prune(X, mask) = where(mask, X, 0): linear in X and its own adjoint; a pruned entry is +0 whatever
-// was under it. pack_mask and unpack_mask: a bool mask as one bit per element, and back. See prune.h for the
-// layout.
+// masked_prune(X, mask) = where(mask, X, 0) is linear in X and its own adjoint. A pruned entry is +0,
+// whatever its value was. pack_mask converts a bool mask to one bit per element, and unpack_mask converts it
+// back. See prune.h for the layout.
 #include "prune.h"
 
 #include <torch/library.h>
@@ -23,7 +23,7 @@ Tensor unpack_mask_meta(const Tensor& packed, c10::SymIntArrayRef size) {
   return empty_unpacked(packed, size);
 }
 
-// Gradients may be sparse, though X is not.
+// A gradient can be sparse, although X is not.
 struct MaskedPruneAdjoint {
   static Tensor call(const Tensor& G, const Tensor& mask) {
     return G.is_sparse() ? expression::masked_prune_sparse(G, mask) : MaskedPrune::call(G, mask);

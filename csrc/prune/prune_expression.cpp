@@ -18,7 +18,7 @@ namespace fastparam::expression {
 
 namespace {
 
-// The bits of a packed mask as bools, in a last dimension of `count`.
+// The bits of a packed mask as bools, in a last dimension of size `count`.
 Tensor bits_of(const Tensor& packed, const c10::SymInt& count) {
   const Tensor places =
       at::bitwise_left_shift(at::ones({8}, packed.options()), at::arange(8, packed.options()));
@@ -40,12 +40,14 @@ Tensor masked_prune(const Tensor& X, const Tensor& mask) {
 }
 
 Tensor masked_prune_sparse(const Tensor& G, const Tensor& mask) {
-  const Tensor once = G.coalesce();  // indices() and values() are differentiable where no entry stands twice
+  // indices() and values() are differentiable only if no entry occurs twice
+  const Tensor once = G.coalesce();
   const Tensor indices = once.indices();
   c10::List<std::optional<Tensor>> at_indices;
   for (const Tensor& along : indices.unbind(0)) at_indices.push_back(along);
   Tensor keep = bools_of(mask, G).expand_symint(G.sym_sizes());
-  if (!at_indices.empty()) keep = at::index(keep, at_indices);  // else values are a batch of dense gradients
+  // otherwise the values are a batch of dense gradients
+  if (!at_indices.empty()) keep = at::index(keep, at_indices);
   return at::_sparse_coo_tensor_unsafe_symint(indices, MaskedPrune::call(once.values(), keep), G.sym_sizes(),
                                               G.scalar_type(), at::kSparse, G.device(), /*pin_memory=*/{},
                                               /*is_coalesced=*/true);

@@ -1,4 +1,4 @@
-// Registers the triangular ops on a device: by its kernels, or where there are none by their expressions.
+// Registers the triangular ops on a device: by its kernels or, if it has none, by their expressions.
 #pragma once
 
 #include <torch/library.h>

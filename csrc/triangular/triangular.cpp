@@ -1,7 +1,9 @@
-// symmetric, skew and their adjoints: linear maps of one tensor, each the derivative of the other.
+// symmetric, skew and their adjoints. They are linear maps of one tensor, and each is the derivative of
+// another:
 //   S(X) = triu(X) + triu(X, 1)^T      S*(G)_ij = G_ij + G_ji (i < j), G_ii, 0 (i > j)
 //   K(X) = triu(X, 1) - triu(X, 1)^T   K*(G)_ij = G_ij - G_ji (i < j), 0 else
-// With `lower` the other triangle is read, and the adjoints fill that one. Complex: plain transposes.
+// With `lower` the other triangle is read, and the adjoints fill it. Complex matrices are transposed without
+// conjugation.
 #include "../core/autograd.h"
 #include "../ops.h"
 #include "register.h"

@@ -1,11 +1,12 @@
-// The Cayley map for larger matrices, up to 128 (double: 64): one block a matrix. The whole matrix stays in
-// registers, an 8 x 8 tile (double: 4 x 4) a thread; shared memory holds the panels of one step. Each step
-// inverts a 16 x 16 diagonal block in one warp (gauss_jordan of warp.cuh) and updates every tile with
-// 16 products an element.
+// The Cayley map for larger matrices, up to order 128 (double: 64), with one block per matrix. The whole
+// matrix stays in registers, as an 8 x 8 tile (double: 4 x 4) per thread, and shared memory holds the panels
+// of one step. Each step inverts a 16 x 16 diagonal block in one warp (gauss_jordan of warp.cuh) and updates
+// every tile with 16 products per element.
 //
-// The step on rows and columns K is that of gauss_jordan with blocks for elements. With W = (I + D_KK)^-1 -
-// I, C the columns D_:K, and T the rows D_K: + W D_K:, but W in columns K:  D_:K = -C,  D_K: = 0,  C_K = -I,
-// D -= C T. A matrix outside the guard is flagged, for repeat_pivoted (pivoted.cuh).
+// The step on rows and columns K is that of gauss_jordan with blocks in place of elements. Let W = (I +
+// D_KK)^-1 - I, C = D_:K, and T = D_K: + W D_K:, except that T is W in the columns K. Then D_:K = -C, D_K: =
+// 0 and C_K = -I are set, and D -= C T. A matrix that fails the guard is flagged for repeat_pivoted
+// (pivoted.cuh).
 #pragma once
 #include "warp.cuh"
 
@@ -17,19 +18,19 @@ template <class A, int N_>
 struct BlockShape {
   static constexpr int N = N_;
   static constexpr int kTile = sizeof(A) == 4 ? 8 : 4;
-  static constexpr int kSide = N / kTile;  // threads along a side
+  static constexpr int kSide = N / kTile;  // threads per side
   static constexpr int kPerPanel = kPanel / kTile;
   static constexpr int kThreads = round_up(kSide * kSide, 32);
-  static constexpr int kBlocks = 65536 / (kThreads * (sizeof(A) == 4 ? 128 : 168));  // an SM, by registers
-  // Along a row 16 bytes are skipped every 128, so that eight neighbours reading 16 bytes each at a distance
-  // of 32 meet no bank twice.
+  static constexpr int kBlocks = 65536 / (kThreads * (sizeof(A) == 4 ? 128 : 168));  // per SM, by registers
+  // 16 bytes are skipped after every 128 bytes of a row, so that eight neighbours that read 16 bytes each,
+  // 32 bytes apart, have no bank conflicts.
   static constexpr int kSkip = 16 / sizeof(A), kRun = 128 / sizeof(A);
   static constexpr int kPanelLd = N + (N + kRun - 1) / kRun * kSkip;
   static constexpr int kLd =
-      (kPanelLd / kSkip | 1) * kSkip;  // of the stage, which holds A before and Q after
+      (kPanelLd / kSkip | 1) * kSkip;  // of the stage, which first holds A and finally Q
   static constexpr int kStage = N * kLd;
-  static constexpr int kWords =
-      kStage + 4 * N;  // and pivot line, column, numbers and ranks of the second try
+  // The second attempt also needs the pivot line, column, numbers and ranks.
+  static constexpr int kWords = kStage + 4 * N;
   static constexpr int kPanels = 3 * kPanel * kPanelLd + kPanel * kPanel + 3 * kPanel;
   static constexpr int kSharedBytes = larger(kStage, kPanels) * static_cast<int>(sizeof(A));
 
@@ -38,7 +39,7 @@ struct BlockShape {
   static __device__ __forceinline__ int in_panel(int r, int c) { return r * kPanelLd + skipping(c); }
 };
 
-// The panels of one step, over the stage: R, C transposed, T, W transposed.
+// The panels of one step, stored over the stage: R, the transpose of C, T, and the transpose of W.
 template <class S, class A>
 struct Panels {
   A *rows, *columns, *scaled, *inverse, *line;
@@ -65,7 +66,7 @@ struct Place {
 template <class S, class A>
 __device__ __forceinline__ void scale_rows(const Panels<S, A>& panels, int step) {
   constexpr int kHalf = S::N / 2;
-  for (int item = threadIdx.x; item < 4 * kHalf; item += S::kThreads) {  // 4 rows x 2 columns a thread
+  for (int item = threadIdx.x; item < 4 * kHalf; item += S::kThreads) {  // 4 rows x 2 columns per thread
     const int i0 = item / kHalf * 4, j0 = item % kHalf;
     A sum[4][2] = {};
 #pragma unroll 4
@@ -89,10 +90,11 @@ __device__ __forceinline__ void scale_rows(const Panels<S, A>& panels, int step)
   }
 }
 
-// W of the step's diagonal block, by the first warp.
+// Computes W of the diagonal block of the step, in the first warp.
 template <class S, class A>
 __device__ __forceinline__ void invert_diagonal(const Panels<S, A>& panels, int step) {
-  const int lane = threadIdx.x % kPanel;  // the upper half warp shadows the lower and writes nothing
+  // the upper half of the warp repeats the lower half and writes nothing
+  const int lane = threadIdx.x % kPanel;
   A d[1][kPanel];
   int rank[1];
 #pragma unroll
@@ -164,7 +166,7 @@ __device__ __forceinline__ void block_step(A (&a)[S::kTile][S::kTile], const Pan
   __syncthreads();
 }
 
-// Are the columns of the stage, as many as this thread looks at, of sums of squares that `is_good` takes?
+// Returns whether `is_good` accepts the sums of squares of the columns of the stage that this thread checks.
 template <class S, class A, class F>
 __device__ __forceinline__ bool columns_are(const A* stage, int n, const F& is_good) {
   bool good = true;
@@ -185,8 +187,8 @@ __device__ __forceinline__ bool is_skew(const A* stage) {
   return skew;
 }
 
-// Q, contiguous; of Layout::inside: M - I, unguarded. flags: of the matrices; then the counters of so many
-// teams, which become 0 for repeat_pivoted.
+// Writes a contiguous Q or, for Layout::inside, M - I without the guard. `flags` holds the flags of the
+// matrices, followed by the counters of `teams` teams, which are set to 0 for repeat_pivoted.
 template <class T, int N>
 __global__ void __launch_bounds__(BlockShape<acc_t<T>, N>::kThreads, BlockShape<acc_t<T>, N>::kBlocks)
     cayley_block(const Given<T> given, T* __restrict__ Q, Limits<acc_t<T>> limits, unsigned* flags,
@@ -207,12 +209,12 @@ __global__ void __launch_bounds__(BlockShape<acc_t<T>, N>::kThreads, BlockShape<
   if (guarded) {
     if (blockIdx.x == 0)
       for (int team = thread; team < teams; team += S::kThreads) flags[gridDim.x + team] = 0;
-    // of a skew matrix columns are as large as rows
+    // the columns of a skew matrix are as large as its rows
     const bool small = columns_are<S>(stage, n, [&](A squares) { return limits.row_is_small(squares); });
     if (__syncthreads_or(!small)) flag = kFailed;
     if (given.layout == Layout::whole && __syncthreads_or(!is_skew<S>(stage))) flag = kFailed | kNotSkew;
   }
-  if (flag == 0) {  // the same for all
+  if (flag == 0) {  // the same in all threads
     A a[B][B];
 #pragma unroll
     for (int r = 0; r < B; ++r)

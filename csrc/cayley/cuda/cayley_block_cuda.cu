@@ -1,4 +1,4 @@
-// The Cayley map of one matrix a block on CUDA.
+// The Cayley map on CUDA, with one matrix per block.
 #include "block.cuh"
 #include "launch.h"
 

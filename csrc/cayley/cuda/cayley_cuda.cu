@@ -1,4 +1,4 @@
-// cayley, skew_cayley, skew_cayley_packed and their gradients on CUDA: which kernels take which orders.
+// cayley, skew_cayley, skew_cayley_packed and their gradients on CUDA: the choice of kernels by order.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 

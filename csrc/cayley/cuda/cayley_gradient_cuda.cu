@@ -1,4 +1,4 @@
-// The gradient of the Cayley map on CUDA, of one matrix a group of lanes or a block.
+// The gradient of the Cayley map on CUDA, with one matrix per group of lanes or per block.
 #include "gradient.cuh"
 
 #include "launch.h"

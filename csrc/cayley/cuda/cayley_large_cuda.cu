@@ -1,5 +1,6 @@
-// The Cayley map and its gradient on CUDA for matrices too large for a block: panels of columns, the
-// library's products between them. All on the current stream; nothing depends on values read by the host.
+// The Cayley map and its gradient on CUDA for matrices too large for a block: panels of columns, and matrix
+// products of the library between them. All work is on the current stream, and nothing depends on values
+// read by the host.
 #include <ATen/Context.h>
 
 #include <algorithm>
@@ -13,8 +14,8 @@ namespace fastparam::cuda {
 
 namespace {
 
-constexpr int64_t kTeamBytes =
-    64 << 20;  // for the matrices that teams work on at a time, if there is more than one team
+// The limit for the matrices that teams process at a time, if there is more than one team.
+constexpr int64_t kTeamBytes = 64 << 20;
 
 auto stream() { return c10::cuda::getCurrentCUDAStream(); }
 
@@ -23,7 +24,7 @@ unsigned tile_pairs(int64_t batch, int64_t n) {
   return grid_of(batch * (tiles * (tiles + 1) / 2), 1);
 }
 
-// Blocks that run at the same time on the current device.
+// The number of blocks that run at the same time on the current device.
 template <class T>
 int64_t resident_blocks() {
   int a_processor = 0;
@@ -31,7 +32,7 @@ int64_t resident_blocks() {
   return static_cast<int64_t>(std::min(a_processor, 2)) * of_current_device(cudaDevAttrMultiProcessorCount);
 }
 
-// How the second try is shared: teams that take a matrix each, of so many blocks.
+// How the second attempt is shared: each team, of `size` blocks, processes one matrix at a time.
 struct Teams {
   int64_t count, size;
 };
@@ -43,7 +44,7 @@ Teams teams_for(int64_t n, int64_t batch) {
   return {count, std::min(blocks / count, (n + kBlock / 32 - 1) / (kBlock / 32))};
 }
 
-// Flags of the matrices, then the counters of the teams.
+// The flags of the matrices, followed by the counters of the teams.
 Tensor flags_for(int64_t batch, const Teams& teams, const at::TensorOptions& options) {
   return at::empty({batch + teams.count}, options.dtype(at::kInt));
 }
@@ -67,7 +68,7 @@ void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, 
                                              dim3(kBlock), arguments, 0, stream()));
 }
 
-// D = (I + D)^-1 - I of a batch (b, n, n).
+// D = (I + D)^-1 - I, for a batch of shape (b, n, n).
 template <class A>
 void invert(const Tensor& D) {
   const int64_t batch = D.size(0), n = D.size(1), most = block_order<A>();

@@ -1,10 +1,10 @@
-// What the Cayley kernels share: how A is given, the guard, wide accesses.
+// Shared by the Cayley kernels: how A is given, the guard, and wide accesses.
 //
-// Q = (I + aA)^-1 (I - aA) = 2 M - I with M = (I + aA)^-1. Every kernel keeps D = M - I ("delta"): the
-// diagonal holds its difference from 1 throughout the elimination, which keeps the digits when aA is small.
-// With D = (I + aA) - I stored, every row of a step on pivot k, the pivot's own included, obeys one formula:
-// f = D_ik, v = D_k / (1 + D_kk), D_ij -= f v_j, D_ik = -f / (1 + D_kk). For skew A no pivot is below 1, so
-// no rows are exchanged; what that costs in digits the guard finds.
+// Q = (I + aA)^-1 (I - aA) = 2 M - I with M = (I + aA)^-1. Every kernel stores D = M - I ("delta"), and
+// throughout the elimination the diagonal holds its difference from 1, which keeps small A accurate. With D
+// = (I + aA) - I stored, every row of a step on pivot k, including the pivot row, follows one formula: f =
+// D_ik, v = D_k / (1 + D_kk), D_ij -= f v_j, D_ik = -f / (1 + D_kk). For a skew A no pivot is below 1, so no
+// rows are exchanged. The guard detects the loss of accuracy that this can cause.
 #pragma once
 #include "../../core/cuda/common.cuh"
 #include "../guard.h"
@@ -20,7 +20,7 @@ constexpr A kEpsilon = sizeof(A) == 4 ? A(1.1920929e-07) : A(2.220446049250313e-
 template <class A>
 constexpr A kLargest = sizeof(A) == 4 ? A(3e38) : A(1.7e308);
 
-// The guard (guard.h): of each row of aA the sum of squares at most, of each column of Q its distance from 1.
+// The guard (guard.h): the largest sum of squares of a row of aA, and the tolerance for a column of Q.
 template <class A>
 struct Limits {
   A row = A(kLargestSquares), column = A(kColumnTolerance) * kEpsilon<A>;
@@ -35,12 +35,12 @@ struct Limits {
 __device__ __forceinline__ bool is_given(Layout layout, int r, int c) {
   return layout >= Layout::whole || (layout == Layout::lower ? r > c : r < c);
 }
-// Where (r, c) with r < c is among the entries above the diagonal.
+// The position of (r, c), r < c, among the entries above the diagonal.
 __device__ __forceinline__ long long packed_place(int n, int r, int c) {
   return static_cast<long long>(r) * (2LL * n - r - 3) / 2 - 1 + c;
 }
 
-// A batch of matrices X from which A is made.
+// A batch of matrices X, from which A is computed.
 template <class T>
 struct Given {
   const T* data;
@@ -50,7 +50,7 @@ struct Given {
   acc_t<T> alpha;
   const acc_t<T>* signs = nullptr;  // D, n per matrix, or null for none
 
-  // Is column c of Q negated?
+  // Returns whether column c of Q is negated.
   __device__ __forceinline__ bool flips(long long b, int c) const {
     return signs != nullptr && signs[b * n + c] < acc_t<T>(0);
   }
@@ -67,7 +67,8 @@ struct Given {
   }
 };
 
-// What a flag says of a matrix: it is to be done again; it has an element that is not finite; it is not skew.
+// The bits of a flag: the matrix must be computed again; it has an element that is not finite; it is not
+// skew.
 constexpr unsigned kFailed = 1, kNotFinite = 2, kNotSkew = 4;
 
 template <class A>
@@ -89,7 +90,7 @@ __device__ __forceinline__ void store4(A* p, const Four<A>& x) {
   *reinterpret_cast<Four<A>*>(p) = x;
 }
 
-// The block's dynamic shared memory.
+// The dynamic shared memory of the block.
 template <class A>
 __device__ __forceinline__ A* dynamic_shared() {
 #ifdef __CUDACC__
@@ -103,9 +104,9 @@ __device__ __forceinline__ A* dynamic_shared() {
 constexpr int ceil_pow2(int n) { return n <= 1 ? 1 : 2 * ceil_pow2((n + 1) / 2); }
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// aA of one matrix, whole, into stage[S::at(r, c)]; 0 outside order (n, or 0 for a group of lanes without a
-// matrix). The kind of layout is decided once, outside the loop: it costs more than the load in small
-// matrices.
+// Reads aA of one matrix, as a whole, into stage[S::at(r, c)], with 0 outside of `order`, which is n, or 0
+// for a group of lanes without a matrix. The layout is decided once, outside of the loop, because for small
+// matrices the decision costs more than the load.
 template <class S, int Lanes, bool Whole, bool Packed, class T, class A>
 __device__ __forceinline__ void stage_elements(const Given<T>& given, const T* __restrict__ x, A* stage,
                                                int order, int lane) {
@@ -130,7 +131,7 @@ __device__ __forceinline__ void stage_matrix(const Given<T>& given, const T* x, 
   else stage_elements<S, Lanes, false, false>(given, x, stage, order, lane);
 }
 
-// The largest candidate for a pivot; of equals the first row. A NaN wins, and so spreads.
+// The largest candidate for a pivot; among equals, the first row. A NaN wins, and so propagates.
 template <class A>
 struct Candidate {
   A size = A(-1);

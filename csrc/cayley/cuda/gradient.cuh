@@ -1,13 +1,13 @@
 // The gradient of the Cayley map from its output alone: P = Q D + I, T = (G D)^T P, U = P T, dA = -(a / 2)
-// U^T. Both products read the right operand by rows. One group of threads a matrix: part of a warp up to n =
-// 32, a block above; each thread holds a kTr x kTc tile of the product in registers.
+// U^T. Both products read the right operand by rows. There is one group of threads per matrix: a part of a
+// warp up to n = 32, and a block above. Each thread holds a kTr x kTc tile of the product in registers.
 #pragma once
 #include "given.cuh"
 
 namespace fastparam::cuda {
 
-// Where the gradient goes: dA, contiguous; of the triangles dA_ij - dA_ji in the one that was given, 0 in the
-// other.
+// Writes the gradient: a contiguous dA or, for triangles, dA_ij - dA_ji in the given triangle and 0 in the
+// other one.
 template <class T>
 struct Gradient {
   T* data;
@@ -19,7 +19,7 @@ struct Gradient {
     const long long square = static_cast<long long>(n) * n;
     return data + b * (layout == Layout::packed ? (square - n) / 2 : square);
   }
-  // P^T G P^T at (r, c) and at (c, r) into the matrix d.
+  // Writes the elements (r, c) and (c, r) of P^T G P^T to the matrix d.
   __device__ __forceinline__ void put(T* d, int r, int c, acc_t<T> here, acc_t<T> there) const {
     using A = acc_t<T>;
     const A scale = A(-0.5) * alpha;
@@ -37,20 +37,19 @@ struct BackwardShape {
   static constexpr int N = N_;
   static constexpr int kTr = N > 32 ? 8 : N == 24 ? 3 : N >= 16 ? 4 : N / 4;
   static constexpr int kTc = N == 4 ? 4 : 8;
-  static constexpr int kY = N / kTr,
-                       kX = N /
-                            kTc;  // rows y + kY r, columns 4 (x + kX c) .. + 3: reads without bank conflicts
+  // The rows are y + kY r, and the columns 4 (x + kX c) .. + 3, so that reads have no bank conflicts.
+  static constexpr int kY = N / kTr, kX = N / kTc;
   static constexpr bool kWarp = N <= 32;
   static constexpr int kLanes = kWarp ? ceil_pow2(kY * kX) : round_up(kY * kX, 32);
   static constexpr int kThreads = kWarp ? 128 : kLanes;
-  static constexpr int kBlocks = 65536 / (kThreads * (sizeof(A) == 4 ? 128 : 255));  // an SM, by registers
-  static constexpr int kMatrices = kThreads / kLanes;                                // a block
+  static constexpr int kBlocks = 65536 / (kThreads * (sizeof(A) == 4 ? 128 : 255));  // per SM, by registers
+  static constexpr int kMatrices = kThreads / kLanes;                                // per block
   static constexpr int kLd = N + 4;
   static constexpr int kSharedBytes = kMatrices * 2 * N * kLd * static_cast<int>(sizeof(A));
 };
 
-// acc[r][c] = sum over k of left(row r, k) * right(k, column c); left(i, k) = left[i * row_step + k *
-// k_step].
+// acc[r][c] = sum over k of left(row r, k) * right(k, column c), where left(i, k) = left[i * row_step +
+// k * k_step].
 template <class S, class A>
 __device__ __forceinline__ void tile_product(A (&acc)[S::kTr][S::kTc], const A* left, int row_step,
                                              int k_step, const A* right, int y, int x) {
@@ -90,7 +89,7 @@ __device__ __forceinline__ void group_barrier() {
   else __syncthreads();
 }
 
-// Q and G: only their addresses, strides and n count, and the signs of Q.
+// Of Q and G, only the addresses, the strides and n are used, and the signs of Q.
 template <class T, int N>
 __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, BackwardShape<acc_t<T>, N>::kBlocks)
     cayley_gradient(const Given<T> Q, const Given<T> G, const Gradient<T> gradient, long long batch) {
@@ -121,11 +120,11 @@ __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, Backward
   A acc[S::kTr][S::kTc];
   tile_product<S>(acc, g, 1, S::kLd, p, y, x);
   group_barrier<S>();
-  if (active) store_tile<S>(acc, g, y, x);  // T over G
+  if (active) store_tile<S>(acc, g, y, x);  // T replaces G
   group_barrier<S>();
   tile_product<S>(acc, p, S::kLd, 1, g, y, x);
   group_barrier<S>();
-  if (active) store_tile<S>(acc, g, y, x);  // U over T
+  if (active) store_tile<S>(acc, g, y, x);  // U replaces T
   group_barrier<S>();
 #pragma unroll 4
   for (int e = lane; e < N * N; e += S::kLanes) {

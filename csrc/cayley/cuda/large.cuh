@@ -1,18 +1,19 @@
-// The Cayley map of matrices too large for one block: the steps of n^2 around the library's matrix products
-// (cayley_large_cuda.cu). For rows and columns K of D, about 128 at a time:  W = (I + D_KK)^-1 - I
-// (cayley_block);  C = D_:K, R = D_K: without D_KK, -C in D_:K and W in D_KK (split_panels);  D_K: += W R,
-// and of all other rows D -= C D_K: (products). That is the step of gauss_jordan, from which M - I returns in
-// place of D.
+// The Cayley map of matrices too large for one block: the O(n^2) steps around the matrix products of the
+// library (cayley_large_cuda.cu). For rows and columns K of D, about 128 at a time:
+//   W = (I + D_KK)^-1 - I                                              (cayley_block)
+//   C = D_:K, and R = D_K: without D_KK; then D_:K = -C and D_KK = W   (split_panels)
+//   D_K: += W R, and D -= C D_K: in all other rows                     (products)
+// This is the step of gauss_jordan, which replaces D by M - I.
 //
-// The guard is guard.h's, but with rows of Q for columns: those are read in order. A matrix that fails is
-// done again by repeat_pivoted.
+// The guard is that of guard.h, but it checks the rows of Q instead of the columns, because rows are read in
+// order. A matrix that fails is computed again by repeat_pivoted.
 #pragma once
 #include "../../core/cuda/tiles.cuh"
 #include "gradient.cuh"
 
 namespace fastparam::cuda {
 
-// D = aA, contiguous. Flags a whole one that is not exactly skew.
+// D = aA, contiguous. Flags a whole matrix that is not exactly skew.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     spread(const Given<T> given, acc_t<T>* __restrict__ D, unsigned* flags) {
@@ -47,14 +48,14 @@ __global__ void __launch_bounds__(kBlock)
   if (!skew) atomicOr(flags + pair.matrix, kFailed | kNotSkew);
 }
 
-// The sum over a warp, the same in every lane.
+// Returns the sum over a warp, in every lane.
 template <class A>
 __device__ __forceinline__ A warp_sum(A x) {
   for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(kWholeWarp, x, bits);
   return x;
 }
 
-// One warp a row: flags the matrices with too large a row.
+// Flags the matrices in which a row is too large. One warp per row.
 template <class A>
 __global__ void __launch_bounds__(kBlock)
     check_rows(const A* __restrict__ D, unsigned* flags, long long rows, int n, Limits<A> limits) {
@@ -66,8 +67,8 @@ __global__ void __launch_bounds__(kBlock)
   if (!limits.row_is_small(warp_sum(squares))) atomicOr(flags + row / n, kFailed);
 }
 
-// Q = 2 D + I with the signs of `given`; Q may be D. One warp a row: flags the matrices with a row that is no
-// unit vector.
+// Q = 2 D + I with the signs of `given`; Q may be D. Flags the matrices with a row whose norm is not 1. One
+// warp per row.
 template <class T>
 __global__ void __launch_bounds__(kBlock) finish(const Given<T> given, const acc_t<T>* D, T* Q,
                                                  unsigned* flags, long long rows, Limits<acc_t<T>> limits) {
@@ -86,8 +87,8 @@ __global__ void __launch_bounds__(kBlock) finish(const Given<T> given, const acc
   if (!limits.is_unit(warp_sum(squares))) atomicOr(flags + row / n, kFailed);
 }
 
-// With K the rows or columns [first, first + width): D_:K to C (n x width) and D_K: to R (width x n), with 0
-// for D_KK; leaves -C in D_:K and W in D_KK.
+// With K the rows or columns [first, first + width), copies D_:K to C (n x width), and D_K: to R (width x n)
+// with 0 in place of D_KK. Leaves -C in D_:K and W in D_KK.
 template <class A>
 __global__ void __launch_bounds__(kBlock)
     split_panels(A* __restrict__ D, const A* __restrict__ W, A* __restrict__ C, A* __restrict__ R,
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kBlock)
   P[e] = (Q.flips(matrix, static_cast<int>(c)) ? -q : q) + (r == c ? A(1) : A(0));
 }
 
-// Z = P^T G D P^T to the gradient.
+// Writes the gradient from Z = P^T G D P^T.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     project(const acc_t<T>* __restrict__ Z, const Gradient<T> gradient) {

@@ -1,4 +1,4 @@
-// The Cayley map for matrices larger than a warp takes, and the gradient of those too large for a block.
+// The Cayley map for matrices too large for a warp, and the gradient for matrices too large for a block.
 #pragma once
 #include <ATen/ATen.h>
 

@@ -1,5 +1,5 @@
-// The launches of the Cayley kernels for one matrix a group of lanes or a block; each family of kernels is
-// compiled in a file of its own.
+// The launches of the Cayley kernels with one matrix per group of lanes or per block. Each family of kernels
+// is compiled in its own file.
 #pragma once
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -15,17 +15,17 @@ namespace fastparam::cuda {
 
 constexpr int kWarpOrder = 32;
 
-// n <= kWarpOrder.
+// Requires n <= kWarpOrder.
 template <class T>
 void launch_warp(const Given<T>& given, T* Q, int64_t batch);
-// n <= block_order<acc_t<T>>(). Without flags: of Layout::inside.
+// Requires n <= block_order<acc_t<T>>(). Without flags, for Layout::inside.
 template <class T>
 void launch_block(const Given<T>& given, T* Q, int64_t batch, unsigned* flags = nullptr, int teams = 0);
-// n <= max(kWarpOrder, backward_order<acc_t<T>>()).
+// Requires n <= max(kWarpOrder, backward_order<acc_t<T>>()).
 template <class T>
 void launch_backward(const Given<T>& Q, const Given<T>& G, const Gradient<T>& gradient, int64_t batch);
 
-// The largest orders that a block of the current device takes.
+// The largest order that fits in a block of the current device.
 template <class A>
 int block_order();
 template <class A>
@@ -39,7 +39,7 @@ inline int of_current_device(cudaDeviceAttr attribute) {
 
 inline unsigned grid_of(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;
-  TORCH_INTERNAL_ASSERT(blocks <= std::numeric_limits<int32_t>::max());  // more than memory holds
+  TORCH_INTERNAL_ASSERT(blocks <= std::numeric_limits<int32_t>::max());  // more than fit in memory
   return static_cast<unsigned>(blocks);
 }
 
@@ -59,7 +59,7 @@ void with_block_order(int64_t n, const F& f) {
   else with_order<48, 64>(n, f);
 }
 
-// The largest of the block orders whose Shape fits the current device's shared memory.
+// The largest of the block orders whose Shape fits in the shared memory of the current device.
 template <template <class, int> class Shape, class A>
 int largest_order() {
   const auto memory = of_current_device(cudaDevAttrMaxSharedMemoryPerBlockOptin);
@@ -71,7 +71,7 @@ int largest_order() {
   return found;
 }
 
-// More than 48 KB of shared memory is to be asked for, once a device.
+// More than 48 KB of shared memory must be requested, once per device.
 template <auto kernel>
 void allow_shared(int bytes) {
   static std::atomic<uint64_t> allowed{0};

@@ -1,28 +1,28 @@
-// The second try for large matrices: Gauss-Jordan with partial pivoting in double precision, one pivot at a
-// time, on the whole device.
+// The second attempt for large matrices: Gauss-Jordan with partial pivoting in double precision, one pivot
+// at a time, on the whole device.
 //
-// One launch that cannot know whether anything is to be done: teams of blocks take the flagged matrices in
-// turn. Block `member` of a team owns the rows member, member + size, ...; the blocks wait for each other
-// once a pivot, which a cooperative launch allows. A step on pivot row p changes every row but p, which all
-// are reading; that row is scaled in the next step. In passing each block finds its candidate for the next
-// pivot.
+// It is one launch, because the host does not know whether any matrix failed. Teams of blocks process the
+// flagged matrices in turn. Block `member` of a team owns the rows member, member + size, ...; the blocks
+// wait for each other once per pivot, so the launch is cooperative. A step on pivot row p changes every row
+// except p, because all blocks read it; that row is scaled in the next step. During a step, each block also
+// finds its candidate for the next pivot.
 //
-// A skew matrix given in double is polished after (guard.h), by the same teams; those in float were
-// eliminated in twice their digits.
+// A skew matrix given in double is then polished (guard.h) by the same team. Matrices in float have already
+// been eliminated with twice their digits.
 //
-// Slow beside the first try: a barrier and 16 n^2 bytes for each of n pivots. By count (2 us a barrier, 4
-// TB/s) 6 ms at n = 1024 and a quarter of a second at 4096, for each matrix that fails; nearly all of those
-// have rows longer than 4.
+// This is slow compared to the first attempt: each of the n pivots needs a barrier and 16 n^2 bytes. By
+// calculation (2 us per barrier, 4 TB/s), each matrix that fails takes 6 ms at n = 1024 and a quarter of a
+// second at 4096. Nearly all of these have rows of a norm above 4.
 #pragma once
 #include "given.cuh"
 
 namespace fastparam::cuda {
 
-// Memory of one team of `size` blocks for matrices of order n, in doubles; ints count half.
+// The memory of one team of `size` blocks for matrices of order n, in doubles; two ints count as one.
 struct TeamMemory {
-  double *matrix, *sizes;      // n x n; of the candidates, two generations
-  int *rows, *pivots, *ranks;  // of the candidates; gauss_jordan's
-  double* defect;              // n x n, where matrices are polished
+  double *matrix, *sizes;      // n x n; the sizes of the candidates, in two generations
+  int *rows, *pivots, *ranks;  // the rows of the candidates; pivots and ranks as in gauss_jordan
+  double* defect;              // n x n, if matrices are polished
 
   static __host__ __device__ long long words(int n, int size, bool polished) {
     return static_cast<long long>(n) * n * (polished ? 2 : 1) + 3 * size + n;
@@ -42,17 +42,17 @@ struct Repeat {
   T* Q;
   unsigned* flags;  // of the matrices
   double* memory;
-  unsigned* arrived;  // of each team, zero before
+  unsigned* arrived;  // one counter per team, initially 0
   long long batch;
   int teams;
 };
 
-// A block's share of the work on one matrix.
+// The share of one block in the work on a matrix.
 template <class T>
 struct Member {
   const Given<T>& given;
   const TeamMemory m;
-  const int n, number, size;  // of the block in the team, of the team
+  const int n, number, size;  // number: of the block in the team; size: of the team
   const int lane, warp;
 
   __device__ Member(const Given<T>& given, const TeamMemory& m, int number, int size)
@@ -67,7 +67,7 @@ struct Member {
   __device__ __forceinline__ int first() const { return number + warp * size; }
   __device__ __forceinline__ int step() const { return kBlock / 32 * size; }
 
-  // The block's candidate for pivot k, from those of its warps' lanes 0.
+  // Publishes the candidate of the block for pivot k, given the candidates in lane 0 of each of its warps.
   __device__ void propose(int k, const Candidate<double>& mine) const {
     __shared__ double sizes[kBlock / 32];
     __shared__ int rows[kBlock / 32];
@@ -81,7 +81,7 @@ struct Member {
     }
   }
 
-  // I + aA, the rows of the block; whether they are finite.
+  // Sets the rows of the block to those of I + aA. Returns whether they are finite.
   __device__ bool fill(const T* x) const {
     bool finite = true;
     Candidate<double> best;
@@ -99,7 +99,7 @@ struct Member {
     return finite;
   }
 
-  // The pivot row of step k, the same for all.
+  // Returns the pivot row of step k, the same in all blocks.
   __device__ int choose(int k) const {
     __shared__ int chosen;
     if (warp == 0) {
@@ -115,7 +115,7 @@ struct Member {
     return chosen;
   }
 
-  // Returns the pivot row; `before` is that of the step before, not yet scaled.
+  // Returns the pivot row. `before` is the pivot row of the previous step, which is not scaled yet.
   __device__ int eliminate(int k, int before) const {
     const int pivot = choose(k);
     const double *const p = row(pivot), inverse = 1 / p[k];
@@ -125,7 +125,7 @@ struct Member {
       double* const a = row(i);
       const double scale = i == before ? 1 / a[k - 1] : 1;
       const double factor = a[k] * scale;
-      __syncwarp();  // all have read what some change
+      __syncwarp();  // all threads have read the values that some change
       for (int j = lane; j < n; j += 32) {
         const double old = j == k ? 0 : i == before && j == k - 1 ? scale : a[j] * scale;
         const double now = old - factor * (j == k ? inverse : p[j] * inverse);
@@ -138,7 +138,8 @@ struct Member {
     return pivot;
   }
 
-  // Row c of M's transpose is where row c served as a pivot; `last` is the last pivot row, not yet scaled.
+  // Row c of the transpose of M is in the row that was pivot c. `last` is the last pivot row, which is not
+  // scaled yet.
   __device__ void write(T* Q, int last, bool finite) const {
     for (int k = first(); k < n; k += step()) {
       const int from = m.pivots[k];
@@ -151,7 +152,7 @@ struct Member {
     }
   }
 
-  // E = (3 I - Q Q^T) / 2, and how far Q Q^T is from I in the rows of the block.
+  // E = (3 I - Q Q^T) / 2, and the distance of Q Q^T from I in the rows of the block.
   __device__ void find_defect(const double* Q) const {
     __shared__ double farthest[kBlock / 32];
     double far = 0;
@@ -172,7 +173,7 @@ struct Member {
       m.sizes[number] = far;
     }
   }
-  // Of all blocks: is the matrix to be polished?
+  // Returns whether the matrix is to be polished, the same in all blocks.
   __device__ bool is_near() const {
     double far = 0;
     for (int b = 0; b < size; ++b) far = m.sizes[b] > far ? m.sizes[b] : far;
@@ -201,7 +202,7 @@ struct Member {
   }
 };
 
-// The team's blocks wait for each other, the `round`-th time, counted from 1.
+// The blocks of the team wait for each other, for the `round`-th time, counted from 1.
 __device__ __forceinline__ void team_barrier(unsigned* arrived, unsigned round, unsigned size) {
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -241,7 +242,8 @@ __global__ void __launch_bounds__(kBlock, 2) repeat_pivoted(const Repeat<T> r) {
         member.find_defect(Q);
         team_barrier(arrived, ++round, size);
         const bool near = member.is_near();
-        team_barrier(arrived, ++round, size);  // all have read what the next step writes
+        // all blocks have read the values that the next step overwrites
+        team_barrier(arrived, ++round, size);
         if (!near) break;
         member.multiply_defect(Q);
         team_barrier(arrived, ++round, size);

@@ -1,12 +1,12 @@
-// The Cayley map for n <= 32: a group of lanes a matrix, whole rows in registers.
+// The Cayley map for n <= 32: one group of lanes per matrix, with whole rows in registers.
 //
-// In-place Gauss-Jordan (given.cuh). The pivot is always register 0: each step writes its results one
-// register to the left and the new pivot column into the last, so that after N steps every column is home
-// again and the loop over steps need not be unrolled. Matrices outside the guard are done again by the
-// warp, one by one, in double with row exchanges (implicit: a row keeps its lane).
+// This is in-place Gauss-Jordan (given.cuh). The pivot is always register 0: each step writes its results
+// one register to the left and the new pivot column into the last one, so that after N steps every column is
+// back in its place, and the loop over steps need not be unrolled. The warp repeats matrices that fail the
+// guard one by one, in double with implicit row exchanges (a row keeps its lane).
 //
-// What bounds it is the broadcast of the pivot row through shared memory, N words a lane and step: hence two
-// rows a lane.
+// The bottleneck is the broadcast of the pivot row through shared memory, N words per lane and step. This is
+// why a lane holds two rows.
 #pragma once
 #include "given.cuh"
 
@@ -15,28 +15,28 @@ namespace fastparam::cuda {
 template <class A, int N_>
 struct WarpShape {
   static constexpr int N = N_;
-  static constexpr int kRows = sizeof(A) == 4 && N >= 16 ? 2 : 1;  // rows a lane
+  static constexpr int kRows = sizeof(A) == 4 && N >= 16 ? 2 : 1;  // rows per lane
   static constexpr int kActive = N / kRows;                        // lanes that hold rows
   static constexpr int kLanes = ceil_pow2(kActive);
-  static constexpr int kMatrices = 32 / kLanes;  // a warp
+  static constexpr int kMatrices = 32 / kLanes;  // per warp
   static constexpr int kLd = N + 1;
   static constexpr int kStage = round_up(N * kLd, 4);
   static constexpr int kWords = kStage + 3 * N;  // stage, two pivot lines, pivot numbers
-  static constexpr int kWarps = 4;               // a block
+  static constexpr int kWarps = 4;               // per block
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kBlocks = sizeof(A) == 4 ? 4 : 3;  // an SM, at least: bounds the registers
+  static constexpr int kBlocks = sizeof(A) == 4 ? 4 : 3;  // per SM, at least: limits the registers
   static constexpr int kSharedBytes = kWarps * kMatrices * kWords * static_cast<int>(sizeof(A));
 
   static constexpr unsigned kMask =
-      kLanes == 32 ? kWholeWarp : (1u << kLanes % 32) - 1;  // the first group's lanes
+      kLanes == 32 ? kWholeWarp : (1u << kLanes % 32) - 1;  // the lanes of the first group
   static_assert(kMatrices * kWords * sizeof(A) >=
-                (2 * N + N / 2) * sizeof(double));  // what the second try needs
+                (2 * N + N / 2) * sizeof(double));  // the work space of the second attempt
 
   static __device__ __forceinline__ int at(int r, int c) { return r * kLd + c; }
 };
 
-// The lane of the group that has the pivot of step k: the group's largest element of the column, among rows
-// that were none.
+// The lane of the group with the pivot of step k: it holds the largest element of the column among the rows
+// that have not been pivots.
 template <class A, int N, int R>
 __device__ __forceinline__ int find_pivot(const A (&a)[R][N], const int (&rank)[R], int y, int lanes) {
   Candidate<A> best;
@@ -48,9 +48,9 @@ __device__ __forceinline__ int find_pivot(const A (&a)[R][N], const int (&rank)[
   return best.row;
 }
 
-// The rows y, y + N / R, ... of D become those of M - I. With Pivot they are those of I + aA and become those
-// of M, permuted: the row that served as pivot k (rank[h] = k, pivots[k] = its number) is row k of M, and its
-// column h belongs to the row that was number h. line: 2 N words of the group.
+// Replaces the rows y, y + N / R, ... of D by those of M - I. With Pivot, replaces the rows of I + aA by
+// those of M, permuted: the row that was pivot k (rank[h] = k, and pivots[k] is its number) is row k of M,
+// and its column h belongs to the row with number h. `line` is 2 N words of the group.
 template <bool Pivot, class A, int N, int R>
 __device__ __forceinline__ void gauss_jordan(A (&a)[R][N], A* line, int y, bool active, int lanes,
                                              int (&rank)[R], int* pivots) {
@@ -59,7 +59,7 @@ __device__ __forceinline__ void gauss_jordan(A (&a)[R][N], A* line, int y, bool 
   for (int h = 0; h < R; ++h) rank[h] = -1;
 #pragma unroll 1
   for (int k = 0; k < N; ++k) {
-    A* const buffer = line + k % 2 * N;  // two, so that one barrier a step is enough
+    A* const buffer = line + k % 2 * N;  // two buffers, so that one barrier per step is enough
     const int pivot = Pivot ? find_pivot(a, rank, y, lanes) : k;
 #pragma unroll
     for (int h = 0; h < R; ++h) {
@@ -78,7 +78,8 @@ __device__ __forceinline__ void gauss_jordan(A (&a)[R][N], A* line, int y, bool 
 #pragma unroll
     for (int h = 0; h < R; ++h) {
       const bool own =
-          y + h * kStep == pivot;  // already scaled: the formula would lose digits where the pivot is large
+          // this row is already scaled: the formula would lose digits for a large pivot
+          y + h * kStep == pivot;
       last[h] = Pivot && own ? inverse : -a[h][0] * inverse;
       factor[h] = own ? A(0) : a[h][0];
       if (Pivot && own) rank[h] = k;
@@ -96,18 +97,18 @@ __device__ __forceinline__ void gauss_jordan(A (&a)[R][N], A* line, int y, bool 
   }
 }
 
-// The group's place in the grid.
+// The position of the group in the grid.
 template <class S>
 struct Group {
   int lane, number, y;
   bool active;
   unsigned lanes;    // of the warp
-  long long matrix;  // of the warp's first group: first
+  long long matrix;  // of the first group of the warp: first
 
   __device__ __forceinline__ Group()
       : lane(threadIdx.x % S::kLanes),
         number(threadIdx.x / S::kLanes),
-        y(smaller(lane, S::kActive - 1)),  // idle lanes shadow the last one, and write nothing
+        y(smaller(lane, S::kActive - 1)),  // idle lanes repeat the last one, and write nothing
         active(lane < S::kActive),
         lanes(S::kLanes == 32 ? kWholeWarp
                               : ((1u << S::kLanes % 32) - 1) << (threadIdx.x % 32 / S::kLanes * S::kLanes)),
@@ -115,8 +116,8 @@ struct Group {
   __device__ __forceinline__ long long first() const { return matrix - number % S::kMatrices; }
 };
 
-// Q (3 I - Q^T Q) / 2, in place, by a warp; E: n x n words of shared memory. Stops where Q is orthogonal, or
-// not near to it.
+// Replaces Q by Q (3 I - Q^T Q) / 2, in a warp. E is n x n words of shared memory. Stops if Q is orthogonal,
+// or not near an orthogonal matrix.
 template <int N>
 __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
   const int lane = threadIdx.x % 32;
@@ -149,8 +150,8 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
   }
 }
 
-// One register to the left, and value into the last. A loop that does so walks along a row without being
-// unrolled, which would hold all its loads in registers at once.
+// Moves the registers one to the left, and `value` into the last one. A loop that does so traverses a row
+// without being unrolled, which would hold all its loads in registers at once.
 template <int N>
 __device__ __forceinline__ void rotate_in(double (&row)[N], double value) {
 #pragma unroll
@@ -158,9 +159,9 @@ __device__ __forceinline__ void rotate_in(double (&row)[N], double value) {
   row[N - 1] = value;
 }
 
-// The second try of guard.h, and the only one of a matrix that is not skew: one matrix by the whole warp, in
-// double, a row in the registers of each lane. It writes the matrix itself. shared: the warp's, 16-byte
-// aligned.
+// The second attempt of guard.h, and the only one for a matrix that is not skew: the whole warp processes
+// one matrix in double, with one row in the registers of each lane. It writes the matrix itself. `shared` is
+// the memory of the warp, 16-byte aligned.
 template <int N, class T>
 __device__ __forceinline__ void pivoted_by_warp(const Given<T>& given, long long matrix, T* q, double* shared,
                                                 bool skew) {
@@ -209,7 +210,7 @@ __global__ void __launch_bounds__(WarpShape<acc_t<T>, N>::kThreads, WarpShape<ac
   const Group<S> group;
   if (group.first() >= batch) return;  // the whole warp
   const bool exists = group.matrix < batch;
-  const int order = exists ? given.n : 0;  // beyond the batch: the identity, not stored
+  const int order = exists ? given.n : 0;  // beyond the batch: the identity, which is not stored
   const T* const x = given.matrix(exists ? group.matrix : 0);
   A* const stage = dynamic_shared<A>() + group.number * S::kWords;
 
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(WarpShape<acc_t<T>, N>::kThreads, WarpShape<ac
     }
   }
   if (bad == 0) return;
-  __syncwarp();  // the stages of all groups become the warp's work space
+  __syncwarp();  // the stages of all groups become the work space of the warp
   double* const shared =
       reinterpret_cast<double*>(dynamic_shared<A>() + group.number / S::kMatrices * S::kMatrices * S::kWords);
   for (int g = 0; g < S::kMatrices; ++g)

@@ -1,6 +1,6 @@
-// Floating-point numbers as unsigned integers: what moves is copied bit for bit, what is negated is xor-ed,
-// only sums are computed. Vectors of 16-bit types are converted with integer steps, so that every level runs
-// them N at a time.
+// Floating-point numbers as unsigned integers: moved numbers are copied bit for bit, the sign is flipped by
+// xor, and only sums are computed. Vectors of 16-bit types are converted by integer operations, so that
+// every level processes N of them at a time.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -13,7 +13,8 @@ namespace fastparam::cpu {
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 
-// T as N float32, from its bits and back. Back rounds to nearest even, NaN stays NaN.
+// Converts the bits of N numbers of type T to float32 and back. Converting back rounds to nearest even, and
+// NaN stays NaN.
 template <class T>
 struct Widened;
 
@@ -33,7 +34,7 @@ struct Widened<c10::BFloat16> {
 
 template <>
 struct Widened<c10::Half> {
-  // The exponent is moved by a multiplication, exact also for subnormal numbers: 2^112 = 2^(127 - 15).
+  // A multiplication adjusts the exponent, exactly also for subnormal numbers: 2^112 = 2^(127 - 15).
   template <int N>
   static FASTPARAM_INLINE Vec<float, N> from(const Vec<uint16_t, N>& x) {
     using U = Vec<uint32_t, N>;
@@ -42,14 +43,15 @@ struct Widened<c10::Half> {
     const U special = bit_cast<U>((h & 0x7C00) == 0x7C00);  // inf and NaN
     return bit_cast<Vec<float, N>>(sign | (finite & ~special) | ((rest | 0x7F800000) & special));
   }
-  // Adding a power of two whose unit in the last place is half precision's rounds there. Below 2^-14 that
-  // place is fixed: 2^-24.
+  // For normal numbers, the bits that do not fit are rounded. Below 2^-14 the last place is fixed at 2^-24:
+  // adding a power of two with the same last place rounds there.
   template <int N>
   static FASTPARAM_INLINE Vec<uint16_t, N> to(const Vec<float, N>& x) {
     using U = Vec<uint32_t, N>;
     const U u = bit_cast<U>(x), sign = u >> 16 & 0x8000, a = u & 0x7FFFFFFF;
-    const U rounded = (a + 0xFFF + (a >> 13 & 1)) >> 13;  // normal numbers: round the bits that go
-    const U normal = rounded - ((127 - 15) << 10);        // and move the exponent
+    // normal numbers: round off the bits that do not fit
+    const U rounded = (a + 0xFFF + (a >> 13 & 1)) >> 13;
+    const U normal = rounded - ((127 - 15) << 10);  // and adjust the exponent
     const U tiny = bit_cast<U>(bit_cast<Vec<float, N>>(a) + 0.5f) - 0x3F000000;
     const U is_tiny = bit_cast<U>(a < (113u << 23)), is_large = bit_cast<U>(normal > 0x7C00 - 1),
             is_nan = bit_cast<U>(a > 0x7F800000u);
@@ -60,7 +62,7 @@ struct Widened<c10::Half> {
   }
 };
 
-// x + y, of the bits of N numbers of type T.
+// x + y, for the bits of N numbers of type T.
 template <class T, int N>
 FASTPARAM_INLINE Vec<BitsOf<T>, N> add(const Vec<BitsOf<T>, N>& x, const Vec<BitsOf<T>, N>& y) {
   if constexpr (sizeof(T) == 2) {

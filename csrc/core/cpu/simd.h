@@ -1,11 +1,12 @@
-// Runs a kernel body at the CPU's instruction level, and the vectors that bodies are written with.
+// Runs a kernel body at the instruction level of the CPU, and defines the vectors that bodies are written
+// with.
 //
-//   struct Body { template <int Bytes> static FASTPARAM_INLINE void run(...); };   // Bytes: the width of a
-//   vector register run_simd<Body>(...);
+//   struct Body { template <int Bytes> static FASTPARAM_INLINE void run(...); };  // Bytes: its width
+//   run_simd<Body>(...);
 //
-// The level is the lower of torch's own, which ATEN_CPU_CAPABILITY=default|avx2|avx512 chooses, and the
-// CPU's. Everything a body calls must be FASTPARAM_INLINE: a function that is called out of line, a lambda
-// included, is compiled for the baseline.
+// The level is the lower of torch's level, which ATEN_CPU_CAPABILITY=default|avx2|avx512 selects, and the
+// level of the CPU. Every function that a body calls must be FASTPARAM_INLINE, lambdas included. A function
+// that is not inlined is compiled for the baseline.
 #pragma once
 
 #include <c10/macros/Export.h>
@@ -38,11 +39,11 @@ __attribute__((target("arch=x86-64-v3"))) auto run_v3(A... a) {
 #endif
 
 struct Level {
-  const char* name;  // torch's, in lower case
-  int bytes;         // of a vector register
+  const char* name;  // torch's name, in lower case
+  int bytes;         // per vector register
 };
 
-// The levels that this CPU can run, the lowest first.
+// The levels that this CPU can run, lowest first.
 inline std::vector<Level> supported_levels() {
   std::vector<Level> levels{{"default", 16}};
 #ifdef FASTPARAM_X86_LEVELS
@@ -58,13 +59,13 @@ inline std::vector<Level> supported_levels() {
   return levels;
 }
 
-// Bytes of a vector register at torch's level, or the CPU's where that is lower: torch takes the variable's
-// word for it, even where the CPU has no such level.
+// Bytes per vector register at torch's level, or at the CPU's if that is lower: torch trusts the variable
+// even if the CPU does not support its level.
 inline int bytes_at(const std::string& torchs, int largest) {
   return std::min(torchs == "AVX512" ? 64 : torchs == "AVX2" ? 32 : 16, largest);
 }
 
-// Bytes of a vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
+// Bytes per vector register at the level in use: 16, 32 (AVX2) or 64 (AVX-512).
 inline int vector_bytes() {
   static const int bytes = bytes_at(at::get_cpu_capability(), supported_levels().back().bytes);
   return bytes;
@@ -75,8 +76,8 @@ __attribute__((noinline)) auto run_baseline(A... a) {
   return Body::template run<16>(a...);
 }
 
-// A body called from another one of this width, out of line: its code is compiled once, and not in every
-// caller.
+// Calls a body from another one of this width, out of line, so that its code is compiled once instead of in
+// every caller.
 template <int Bytes, class Body, class... A>
 FASTPARAM_INLINE auto run_at(A... a) {
 #ifdef FASTPARAM_X86_LEVELS
@@ -131,8 +132,8 @@ FASTPARAM_INLINE void store(void* p, const V& v) {
   std::memcpy(p, &v, sizeof(V));
 }
 
-// Stores a vector of whole cache lines, aligned, without bringing them into the caches; a fence makes such
-// stores visible to others.
+// Stores a vector of whole cache lines, aligned, without bringing them into the caches. A fence makes such
+// stores visible to other threads.
 template <class V>
 FASTPARAM_INLINE void store_past_caches(void* p, const V& v) {
 #ifdef __SSE2__
@@ -155,7 +156,7 @@ FASTPARAM_INLINE To bit_cast(const From& from) {
   return load<To>(&from);
 }
 
-// The elements at the given positions of a and b, counted through both.
+// The elements of a and b, numbered consecutively, at the given positions.
 template <class T, int N>
 FASTPARAM_INLINE Vec<T, N> shuffle(const Vec<T, N>& a, const Vec<T, N>& b, const Vec<T, N>& positions) {
 #ifdef __clang__
@@ -167,7 +168,7 @@ FASTPARAM_INLINE Vec<T, N> shuffle(const Vec<T, N>& a, const Vec<T, N>& b, const
 #endif
 }
 
-// The elements of a and b, counted through both, that Pick::at(i) names for each i.
+// The elements of a and b, numbered consecutively, at the positions Pick::at(i).
 template <class Pick, class T, int N, size_t... I>
 FASTPARAM_INLINE Vec<T, N> pick(const Vec<T, N>& a, const Vec<T, N>& b, std::index_sequence<I...>) {
 #ifdef __clang__
@@ -178,7 +179,8 @@ FASTPARAM_INLINE Vec<T, N> pick(const Vec<T, N>& a, const Vec<T, N>& b, std::ind
 #endif
 }
 
-// In each 16 bytes: the groups of Group elements in the first (Half 0) or second half of a and b, in turn.
+// For each 16 bytes: the groups of Group elements in the first (Half 0) or second half of a and of b,
+// alternating.
 template <int Width, int Group, int Half>
 struct Zip {
   template <int N>
@@ -187,8 +189,8 @@ struct Zip {
     return (group % 2 != 0 ? N : 0) + lane + Half * Width / 2 + group / 2 * Group + i % Group;
   }
 };
-// Of the parts, Width elements each, that halves (Count 2) or quarters (Count 4) are: First and then every
-// Step-th, of a and of b.
+// Divides a and b into parts of Width elements, two (Count 2) or four (Count 4) each. Picks part First and
+// then every Step-th part of a, and the same of b.
 template <int Width, int First, int Step>
 struct Parts {
   template <int N>
@@ -215,8 +217,8 @@ FASTPARAM_INLINE void zip_rows(Vec<T, N> (&row)[N]) {
   if constexpr (2 * Group < kWidth) zip_rows<T, N, 2 * Group>(row);
 }
 
-// An N x N tile in registers becomes its transpose: first the squares of 16 bytes in place, inside of which
-// shuffles are cheapest, then those squares are exchanged.
+// Transposes an N x N tile in registers. First the squares of 16 bytes are transposed in place, because
+// shuffles within 16 bytes are cheapest, and then those squares are exchanged.
 template <class T, int N>
 FASTPARAM_INLINE void transpose(Vec<T, N> (&row)[N]) {
   constexpr int kWidth = std::min(static_cast<int>(16 / sizeof(T)), N);

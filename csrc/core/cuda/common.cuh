@@ -1,16 +1,16 @@
-// What the device headers share. Free of torch and of the CUDA runtime: nvcc compiles it, and g++ after
-// tests/simt/simt.h.
+// Shared by the device headers. It depends neither on torch nor on the CUDA runtime: nvcc compiles it, and
+// g++ does after tests/simt/simt.h.
 #pragma once
 
 namespace fastparam::cuda {
 
-constexpr int kBlock = 256;  // threads of a block, at most
+constexpr int kBlock = 256;  // the largest number of threads per block
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a < b ? b : a; }
 
-// Numbers as unsigned integers of their size: what moves is copied bit for bit, what is negated is xor-ed,
-// only sums are computed.
+// Numbers as unsigned integers of the same size: moved numbers are copied bit for bit, the sign is flipped
+// by xor, and only sums are computed.
 template <int Bytes>
 struct UIntOf;
 template <>
@@ -32,7 +32,7 @@ struct UIntOf<8> {
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 
-// The type in which sums are made: float for the 16-bit types.
+// The type in which sums are computed: float for the 16-bit types.
 template <class T>
 struct Accumulator {
   using type = float;
@@ -52,7 +52,7 @@ __device__ __forceinline__ To bit_cast(From from) {
   return to;
 }
 
-// x + y of the bits of two T.
+// x + y, for the bits of two numbers of type T.
 template <class T>
 __device__ __forceinline__ BitsOf<T> sum(BitsOf<T> x, BitsOf<T> y) {
   return bit_cast<BitsOf<T>>(
@@ -65,7 +65,7 @@ struct Pack {
   T v[V];
 };
 template <class T>
-constexpr int kWide = 16 / sizeof(T);  // neighbours in the widest access
+constexpr int kWide = 16 / sizeof(T);  // neighbours per widest access
 
 template <int Bytes>
 struct WordOf : UIntOf<Bytes> {};
@@ -87,8 +87,8 @@ __device__ __forceinline__ void store(T* p, const Pack<T, V>& x) {
   *reinterpret_cast<Word<T, V>*>(p) = bit_cast<Word<T, V>>(x);
 }
 
-// To global memory. Said in PTX, because the compiler splits a 16-byte store whose elements come from
-// different branches.
+// Stores to global memory. It is written in PTX, because the compiler splits a 16-byte store whose elements
+// come from different branches.
 template <int V, class T>
 __device__ __forceinline__ void store_global(T* p, const Pack<T, V>& x) {
 #ifdef __CUDACC__

@@ -4,8 +4,9 @@
 
 namespace fastparam::cuda {
 
-// Which pair of tiles, of `tiles` a side, is number k? Row q of the triangle and the row from the end that
-// completes it make a row of a rectangle: exact, and neighbours in number are neighbours along a row.
+// Finds pair number k of mirrored tiles, with `tiles` tiles per side. Row q of the triangle and the q-th row
+// from its end together form a row of a rectangle, so no number is unused, and consecutive numbers are
+// neighbours along a row.
 __device__ __forceinline__ void tile_pair(unsigned k, unsigned tiles, unsigned& matrix, int& I, int& J) {
   const unsigned width = tiles | 1, pairs = (tiles + 1) / 2 * width;
   matrix = k / pairs;
@@ -17,7 +18,7 @@ __device__ __forceinline__ void tile_pair(unsigned k, unsigned tiles, unsigned& 
 constexpr int kSquare = 32;  // order of a tile: kBlock threads, 4 rows each
 constexpr int kSquareRows = kBlock / kSquare;
 
-// The pair of tiles of a block, one given at (row, column), the mirrored one at (column, row).
+// The pair of tiles of a block: the given one at (row, column), and the mirrored one at (column, row).
 struct TilePair {
   unsigned matrix;
   int row, column, y, x;

@@ -1,4 +1,4 @@
-// Masks as words: from bits or bytes in memory, and back to bytes.
+// Masks as words: read from bits or bytes in memory, and written back to bytes.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,11 @@ namespace fastparam::cpu {
 
 constexpr uint64_t kOnes = 0x0101010101010101;
 
-// 8 bytes as 8 bits, the first byte's the least significant; any byte but 0 counts as true.
+// 8 bytes as 8 bits, least significant first; every byte except 0 counts as true.
 FASTPARAM_INLINE uint64_t bits_of_bytes(uint64_t bytes) {
   const uint64_t some =
-      ((bytes & 0x7F * kOnes) + 0x7F * kOnes) | bytes;    // a byte's highest bit: is it not 0?
-  return (some >> 7 & kOnes) * 0x0102040810204080 >> 56;  // byte i moves to bit 56 + i; no two terms meet
+      ((bytes & 0x7F * kOnes) + 0x7F * kOnes) | bytes;    // the highest bit of a byte: is it not 0?
+  return (some >> 7 & kOnes) * 0x0102040810204080 >> 56;  // byte i moves to bit 56 + i; no two terms overlap
 }
 
 FASTPARAM_INLINE uint64_t bytes_of_bits(uint64_t bits) {

@@ -1,8 +1,8 @@
-// masked_prune, pack_mask and unpack_mask on CPU: one pass over memory.
+// masked_prune, pack_mask and unpack_mask on CPU, in one pass over memory.
 //
-// Every kind of mask is brought to words of 64 bits, one an element, and a word is spread over the lanes of
-// vectors. Elements are moved bit for bit: x & (all ones or none), so that NaN and -0 under the mask become
-// +0. Elements of 16 bytes are two parts of 8 with one bit.
+// Every kind of mask is converted to words of 64 bits, with one bit per element, and a word is spread over
+// the lanes of vectors. Elements are moved bit for bit, as x & (all ones or none), so that NaN and -0 under
+// the mask become +0. An element of 16 bytes is two parts of 8 bytes with the same bit.
 #include <ATen/EmptyTensor.h>
 #include <torch/library.h>
 
@@ -17,16 +17,16 @@ namespace {
 
 using namespace fastparam::cpu;
 
-constexpr int64_t kStreamBytes = 12 << 20;  // outputs from this size on are written past the caches,
-constexpr int64_t kFreshBytes =
-    32 << 20;  // up to this one: such memory is newly mapped, and its zeroed pages lie in the caches already
-constexpr int64_t kAhead = 4096;  // bytes by which the input is fetched ahead of such stores: a few percent
+constexpr int64_t kStreamBytes = 12 << 20;  // outputs of at least this size are written past the caches
+// But not from this size on: such memory is newly mapped, and its zeroed pages are already in the caches.
+constexpr int64_t kFreshBytes = 32 << 20;
+constexpr int64_t kAhead = 4096;  // how far ahead of such stores the input is fetched: a few percent faster
 constexpr int64_t kLine = 64;     // bytes of a cache line
-constexpr int64_t kWord = 64;     // elements whose mask is one word; threads get whole words
+constexpr int64_t kWord = 64;     // elements per word of the mask; threads get whole words
 
 // ---- masked_prune -----------------------------------------------------------------------------------------
 
-enum class Kind { bits, bytes, one };  // what a row has of the mask: an element for each of X, or one for all
+enum class Kind { bits, bytes, one };  // the mask of a row: one bit or byte per element, or one for all
 
 template <class Part>
 struct Map {
@@ -39,12 +39,12 @@ struct Map {
 
 template <class Part, int Parts, Kind kind, bool Streamed, int Bytes>
 struct Prune {
-  // A vector's bits must fit into one lane.
+  // The bits of a vector must fit into one lane.
   static constexpr int kLanes = std::min<int>(Bytes / sizeof(Part), 8 * sizeof(Part)),
                        kElements = kLanes / Parts;
   using Row = Vec<Part, kLanes>;
 
-  Row places;  // lane by lane, the bit of its element
+  Row places;  // in each lane, the bit of its element
 
   FASTPARAM_INLINE Prune() {
     for (int lane = 0; lane < kLanes; ++lane) places[lane] = static_cast<Part>(Part(1) << lane / Parts);
@@ -60,7 +60,7 @@ struct Prune {
     return load<Row>(x) & bit_cast<Row>((bits & places) == places);
   }
 
-  // With a byte an element: from AVX2 on bytes are widened at once.
+  // For a mask of bytes: from AVX2 on, they are widened at once.
   static constexpr bool kWidens = kind == Kind::bytes && Parts == 1 && Bytes >= 32;
   FASTPARAM_INLINE Row kept(const Part* x, const uint8_t* mask) const {
     return load<Row>(x) & __builtin_convertvector(load<Vec<int8_t, kLanes>>(mask) != 0, Row);
@@ -71,7 +71,7 @@ struct Prune {
       __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + byte);
   }
 
-  // At most a word.
+  // At most one word.
   FASTPARAM_INLINE void some(const Part* x, Part* y, uint64_t word, int64_t count) const {
     int64_t i = 0;
     for (; i + kElements <= count; i += kElements) put(y + i * Parts, kept(x + i * Parts, word >> i));
@@ -80,8 +80,8 @@ struct Prune {
         y[i * Parts + part] = x[i * Parts + part] & static_cast<Part>(-(word >> i & 1));
   }
 
-  // A whole word. One vector after the other: stores in between keep the loads in order, as the hardware's
-  // own prefetch likes them.
+  // One whole word, one vector after the other. The stores in between keep the loads in order, which suits
+  // the hardware prefetcher.
   FASTPARAM_INLINE void whole(const Part* x, Part* y, const uint8_t* mask) const {
     const uint64_t word = kWidens ? 0 : word_at(mask, kWord);
 #pragma GCC unroll 32
@@ -97,7 +97,7 @@ struct Prune {
     return *mask ? ~uint64_t(0) : 0;
   }
 
-  // Elements of one row; the first one's mask is bit or byte `place`.
+  // Elements of one row. The mask of the first one is bit or byte `place`.
   FASTPARAM_INLINE void run(const Part* x, Part* y, const uint8_t* mask, int64_t place, int64_t count) const {
     if constexpr (kind == Kind::bits) {
       if (const int64_t before = place % 8; before != 0) {
@@ -116,15 +116,17 @@ struct Prune {
   }
 };
 
-// Where an element lies in X, and its mask, as rows are walked through. What every row needs is copied out of
-// `rows`: into registers.
+// The position of an element in X, and of its mask, while rows are traversed. The values that every row
+// needs are copied from `rows`, so that they stay in registers.
 struct Cursor {
   const MaskedRows& rows;
   const MaskedRows::Dimension row, last;  // the last of the outer dimensions
-  int64_t column,
-      x = 0, place = 0,
-      index = 0;      // of the row's first element: x in elements, place in bits or bytes; index in `last`
-  int64_t above[64];  // in the others: more, of 2 or more each, hold more elements than an int64_t counts
+  // x and place belong to the first element of the row, x in elements and place in bits or bytes. index is
+  // the index in `last`.
+  int64_t column, x = 0, place = 0, index = 0;
+  // The indices in the other dimensions. With more than 64 of size 2 or more, numel() would not fit an
+  // int64_t.
+  int64_t above[64];
 
   __attribute__((noinline)) Cursor(const MaskedRows& rows, int64_t element)
       : rows(rows),
@@ -141,7 +143,7 @@ struct Cursor {
 
   FASTPARAM_INLINE int64_t mask() const { return place + column * row.mask; }
 
-  // Never across the end of the row.
+  // Never moves beyond the end of the row.
   FASTPARAM_INLINE void advance(int64_t count) {
     column += count;
     if (column < row.size) return;
@@ -150,7 +152,7 @@ struct Cursor {
   }
 
  private:
-  // Out of line, because it is rare and every instance of a kernel would hold a copy.
+  // Not inlined, because it is rare and every instance of a kernel would contain a copy.
   __attribute__((noinline)) void carry() {
     index = 0, x -= last.size * last.X, place -= last.size * last.mask;
     for (int d = static_cast<int>(rows.outer.size()) - 2; d >= 0; --d) {
@@ -179,8 +181,8 @@ struct PruneBody {
   }
 };
 
-// Rows much shorter than a word (the masks of 3 x 3 kernels): a word is gathered from several, and X must be
-// dense.
+// Rows much shorter than a word (the masks of 3 x 3 kernels): a word is gathered from several rows, and X
+// must be dense.
 constexpr int64_t kShortRow = 32;
 
 template <class Part, int Parts, Kind kind>
@@ -190,7 +192,7 @@ struct PruneShortBody {
     if constexpr (kind == Kind::bits)
       return load_bytes(mask + place / 8, (place % 8 + count + 7) / 8) >> place % 8 & all;
     if constexpr (kind == Kind::bytes) return word_of_bytes(mask + place, count);
-    return all & -static_cast<uint64_t>(mask[place] != 0);  // no branch: masks are not predictable
+    return all & -static_cast<uint64_t>(mask[place] != 0);  // no branch: masks are unpredictable
   }
 
   template <int Bytes>
@@ -217,7 +219,7 @@ void parallel_words(const M& map) {
   parallel<Body>((map.elements + kWord - 1) / kWord, kWord, &map);
 }
 
-// Rows that are whole words start where cache lines do, and on whole bytes of the mask; so does a single row.
+// Rows of whole words start on cache lines, and on whole bytes of the mask. So does a single row.
 template <class Part, int Parts>
 bool streamed(const Map<Part>& map) {
   const int64_t bytes = map.elements * Parts * static_cast<int64_t>(sizeof(Part));
@@ -245,7 +247,7 @@ void run(const MaskedRows& rows, Tensor& Y) {
 
 Tensor masked_prune(const Tensor& X, const Tensor& mask) {
   check_prune(X, mask);
-  Tensor Y = at::detail::empty_cpu(X.sizes(), X.options());  // as at::empty, less the dispatcher
+  Tensor Y = at::detail::empty_cpu(X.sizes(), X.options());  // like at::empty, without the dispatcher
   if (Y.numel() == 0) return Y;
   const MaskedRows rows(X, mask);
   if (Y.element_size() == 16) run<uint64_t, 2>(rows, Y);

@@ -1,11 +1,12 @@
-// masked_prune, pack_mask and unpack_mask as in prune.h. Elements are moved bit for bit; a pruned one is +0
-// whatever was under it.
+// masked_prune, pack_mask and unpack_mask as in prune.h. Elements are moved bit for bit; a pruned element is
+// +0, whatever its value was.
 //
-// A thread moves several chunks of 16 bytes (V elements; one by one where rows or addresses do not allow it)
-// and asks for all of them before it writes any: 64 bytes under way a thread. V is at most 8, so a chunk's
-// packed mask lies in one byte, which neighbours share through L1. Where the mask lies in rows, its place is
-// found once a chunk by a division for each dimension beyond the first, in 32 bits where they suffice, and a
-// thread has fewer chunks: more divisions side by side do not fit the registers.
+// A thread moves several chunks of 16 bytes (V elements; single elements if rows or addresses do not allow
+// it) and requests all of them before it writes any, so that each thread has 64 bytes in flight. V is at
+// most 8, so the packed mask of a chunk is in one byte, which neighbours share through L1. If the mask
+// consists of rows, its position is found once per chunk by one division for each dimension beyond the
+// first, in 32 bits if they suffice, and a thread moves fewer chunks, because more simultaneous divisions do
+// not fit in the registers.
 #pragma once
 #include "../../core/cuda/common.cuh"
 
@@ -13,14 +14,15 @@ namespace fastparam::cuda {
 
 template <bool InRows>
 constexpr int kItems = InRows ? 2 : 4;
-constexpr int kMaskDepth = 6;  // dimensions of a mask, its broadcast ones merged
+constexpr int kMaskDepth = 6;  // dimensions of a mask after merging
 
 struct alignas(16) Sixteen {
   unsigned long long v[2];
 };  // an element of complex128
 
-// X (dense) and Y, and the mask in dimensions, the last one first: strides in bits where it is packed, in
-// bytes else. The last one's is 1, or 0 where a row has one mask for all its elements.
+// X (dense), Y, and the dimensions of the mask, last one first. Strides are in bits for a packed mask, and
+// otherwise in bytes. The stride of the last dimension is 1, or 0 if all elements of a row have the same
+// mask.
 template <class T, class Index>
 struct Pruning {
   const T* in;
@@ -49,7 +51,7 @@ __device__ __forceinline__ unsigned kept_at(const unsigned char* mask, long long
   return Packed ? static_cast<unsigned>(mask[place >> 3]) >> (place & 7) : mask[place] ? ~0u : 0u;
 }
 
-// The masks of V elements, bit v for element v.
+// The masks of V elements: bit v is the mask of element v.
 template <int V, bool Packed, bool InRows, class T, class Index>
 __device__ __forceinline__ unsigned kept(const Pruning<T, Index>& p, Index element) {
   const long long place = p.template place<InRows>(element);
@@ -69,9 +71,9 @@ __device__ __forceinline__ Pack<T, V> pruned(Pack<T, V> x, unsigned bits) {
   return x;
 }
 
-// V > 1 needs addresses of 16 bytes, and rows and strides that are multiples of V. Not InRows: the mask has
-// one dimension, and the last chunk may be cut. 4 blocks a processor: 64 KB under way, and registers for all
-// without spills.
+// V > 1 needs addresses that are multiples of 16 bytes, and rows and strides that are multiples of V.
+// Without InRows, the mask has one dimension, and the last chunk can be incomplete. 4 blocks per processor
+// have 64 KB in flight, and need no register spills.
 template <class T, int V, bool Packed, bool InRows, class Index>
 __global__ void __launch_bounds__(kBlock, 4) prune(const __grid_constant__ Pruning<T, Index> p) {
   const Index first = (static_cast<Index>(blockIdx.x) * kBlock + threadIdx.x) * V,
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(kBlock, 4) prune(const __grid_constant__ Pruni
   }
 }
 
-// 8 bytes, each of them 0 or not, as 8 bits, and back: no two of the products' terms meet.
+// 8 bytes, 0 or not, as 8 bits, and back. No two terms of the products overlap.
 constexpr unsigned long long kEach = 0x0101010101010101;
 __device__ __forceinline__ unsigned char bits_of_bytes(unsigned long long bytes) {
   const unsigned long long some = ((bytes & 0x7F * kEach) + 0x7F * kEach) | bytes;
@@ -111,7 +113,7 @@ __device__ __forceinline__ unsigned long long bytes_of_bits(unsigned char bits) 
   return (((bits * kEach) & 0x8040201008040201) + 0x7F * kEach) >> 7 & kEach;
 }
 
-// A thread writes one byte of the packed mask. `wide`: the bools' address is a multiple of 8.
+// A thread writes one byte of the packed mask. `wide`: the address of the bools is a multiple of 8.
 static __global__ void __launch_bounds__(kBlock)
     pack(const unsigned char* mask, unsigned char* packed, long long count, bool wide) {
   const long long byte = static_cast<long long>(blockIdx.x) * kBlock + threadIdx.x, left = count - 8 * byte;
@@ -124,7 +126,7 @@ static __global__ void __launch_bounds__(kBlock)
   packed[byte] = bits_of_bytes(bytes);
 }
 
-// A thread reads one byte of the packed mask; the address of the bools is a multiple of 8.
+// A thread reads one byte of the packed mask. The address of the bools is a multiple of 8.
 static __global__ void __launch_bounds__(kBlock)
     unpack(const unsigned char* packed, unsigned char* mask, long long count) {
   const long long byte = static_cast<long long>(blockIdx.x) * kBlock + threadIdx.x, left = count - 8 * byte;

@@ -17,18 +17,19 @@ namespace {
 
 using namespace fastparam::cuda;
 
-constexpr int64_t kManyBlocks = 1024;  // from here on, about 8 a processor, a thread takes several chunks
+// from this number on, about 8 per processor, a thread moves several chunks
+constexpr int64_t kManyBlocks = 1024;
 
 unsigned blocks_of(int64_t blocks) {
   TORCH_INTERNAL_ASSERT(blocks <=
-                        std::numeric_limits<int32_t>::max());  // 2^39 elements and more: no memory holds them
+                        std::numeric_limits<int32_t>::max());  // 2^39 elements or more do not fit in memory
   return static_cast<unsigned>(blocks);
 }
 
 bool moves_16_bytes(const MaskedRows& rows, const Tensor& Y, int64_t elements) {
   const auto address =
       reinterpret_cast<uintptr_t>(rows.X.const_data_ptr()) | reinterpret_cast<uintptr_t>(Y.const_data_ptr());
-  const bool by_byte = !rows.packed && rows.row.mask == 1;  // the mask's bytes are read together
+  const bool by_byte = !rows.packed && rows.row.mask == 1;  // the bytes of the mask are read together
   if (address % 16 != 0 ||
       (by_byte && reinterpret_cast<uintptr_t>(rows.mask.const_data_ptr()) % elements != 0))
     return false;
@@ -60,8 +61,8 @@ void launch(const MaskedRows& rows, Tensor& Y) {
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Only divisions gain from 32 bits. The last step a thread takes may end past the last element, by less than
-// 2^24.
+// Only divisions are faster in 32 bits. The last step of a thread can end beyond the last element, by less
+// than 2^24.
 template <class T, int V, bool Packed>
 void launch(const MaskedRows& rows, Tensor& Y) {
   if (rows.outer.empty()) launch<T, V, Packed, false, unsigned long long>(rows, Y);
@@ -79,7 +80,7 @@ void run(const MaskedRows& rows, Tensor& Y) {
   rows.packed ? run<T, true>(rows, Y) : run<T, false>(rows, Y);
 }
 
-// A mask whose broadcast dimensions alternate more often than the kernel counts is written out after all.
+// A mask whose broadcast dimensions alternate more often than the kernel allows is expanded and copied.
 MaskedRows rows_of(const Tensor& X, const Tensor& mask) {
   Tensor x = X.contiguous();
   if (x.element_size() == 16 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 != 0) x = x.clone();

@@ -1,13 +1,15 @@
-// Matrices by tiles.
+// Processes matrices by tiles.
 //
-// A matrix is cut into N x N tiles that fit the vector registers. Of a pair of mirrored tiles one, the
-// source, is read and written by rows; transposed in registers it gives the other. The given tile lies in the
-// triangle that is read:
-//   forward   the source is the given tile:      Y = X there, (+-) X^T in the other      (the mirrored half
-//   of X is not read) adjoint   the source is the mirrored tile:   D = 0 there, G +- (source)^T in the other
-// So every cache line is touched once and written whole. The last tiles of a matrix overlap the ones before
-// instead of being cut: what they share is written twice. A tile that so reaches over the diagonal leaves
-// wrong values beside it, which the diagonal tiles, always last, set right.
+// A matrix is divided into N x N tiles that fit in the vector registers. One tile of each pair of mirrored
+// tiles, the source, is read and written by rows; transposing it in registers gives the other one. The given
+// tile lies in the triangle that is read:
+//   forward   the source is the given tile: Y = X there, and +-X^T in the other one. The mirrored half of X
+//             is not read.
+//   adjoint   the source is the mirrored tile: D = 0 there, and G +- (source)^T in the other one.
+// So every cache line is touched once and written as a whole. The last tiles of a matrix are not cut, but
+// overlap the previous ones, and the entries that they share are written twice. If such a tile extends
+// beyond the diagonal, it leaves wrong values next to it, which are corrected by the diagonal tiles, always
+// the last ones.
 #pragma once
 
 #include <algorithm>
@@ -16,18 +18,18 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kGroupBytes = 128;           // a group of tiles writes so much of each mirrored row,
-constexpr int64_t kStreamedGroupBytes = 256;   // or so much past the caches
-constexpr int64_t kPrefetchBytes = 512 << 10;  // outputs from this size on are fetched ahead of the tiles,
-constexpr int64_t kStreamBytes = 12 << 20;     // from this size on written past the caches
+constexpr int64_t kGroupBytes = 128;           // bytes that a group of tiles writes of each mirrored row
+constexpr int64_t kStreamedGroupBytes = 256;   // the same when written past the caches
+constexpr int64_t kPrefetchBytes = 512 << 10;  // outputs of at least this size are fetched ahead of the tiles
+constexpr int64_t kStreamBytes = 12 << 20;     // outputs of at least this size are written past the caches
 constexpr int64_t kLine = 64;                  // bytes of a cache line
-constexpr int64_t kPage =
-    4096;  // rows so far apart share a cache set: then tiles are staged, kStaged by kStaged
+// Rows this far apart share a cache set, so tiles are staged, kStaged by kStaged.
+constexpr int64_t kPage = 4096;
 constexpr int kStaged = 8;
 constexpr int64_t kSmallOrder = 128;
 
-// How a matrix is cut: rows of tiles, in groups. A task is the groups t and (last - t): together they are as
-// long as any other two.
+// How a matrix is divided: into rows of tiles, in groups. A task is the groups t and (last - t), so that all
+// tasks are equally long.
 struct Cut {
   bool staged;
   int64_t rows, per_group, groups, tasks;
@@ -41,9 +43,8 @@ struct Cut {
         tasks((groups + 1) / 2) {}
 };
 
-// Masks: of N lanes, those from up + N - 1 - i on are set where lane > i, from down + N - i where lane < i,
-// from at + N - 1 - i where lane
-// == i.
+// Masks of N lanes. Those loaded from up + N - 1 - i are set where lane > i, those from down + N - i where
+// lane < i, and those from at + N - 1 - i where lane == i.
 template <class Bits, int N>
 struct Steps {
   Bits up[2 * N] = {}, down[2 * N] = {}, at[2 * N] = {};
@@ -77,7 +78,7 @@ struct Tiles {
     else store(out + r * map.n + c, row);
   }
 
-  // What becomes of a row of the source, and of a row of its transpose, at (r, c).
+  // Writes the results for a row of the source, and for a row of its transpose, at (r, c).
   FASTPARAM_INLINE void write_source(int64_t r, int64_t c, const Row& x) const {
     write(r, c, Adjoint ? Row{} : x);
   }
@@ -86,8 +87,8 @@ struct Tiles {
     else write(r, c, x ^ map.flip);
   }
 
-  // What the pairs to come touch: the source two tiles on, its mirror one tile on. No hardware stream follows
-  // a column of short pieces.
+  // Prefetches the data of the next pairs: the source two tiles ahead, and its mirror image one tile ahead.
+  // The hardware does not recognise a column of short pieces as a stream.
   FASTPARAM_INLINE void prefetch(int64_t r, int64_t c) const {
     for (int i = 0; i < N; ++i) {
       __builtin_prefetch(in + (r + i) * map.row_stride + c + 2 * N, 0);
@@ -100,7 +101,7 @@ struct Tiles {
     }
   }
 
-  // The source at (r, c).
+  // The pair whose source is at (r, c).
   FASTPARAM_INLINE void pair(int64_t r, int64_t c) const {
     Row t[N];
     if (fetch_ahead) prefetch(r, c);
@@ -110,9 +111,9 @@ struct Tiles {
     for (int i = 0; i < N; ++i) write_other(c + i, r, t[i]);
   }
 
-  // kStaged x kStaged pairs at once, the source at (r, c). Where rows are whole pages apart, a column of
-  // lines shares one cache set and evicts itself; so memory is read and written in long pieces of rows and
-  // the transposition goes through two buffers.
+  // kStaged x kStaged pairs at once, the first source at (r, c). If rows are whole pages apart, a column of
+  // cache lines shares one cache set and evicts itself. So memory is read and written in long pieces of
+  // rows, and the transposition goes through two buffers.
   FASTPARAM_INLINE void staged_pairs(int64_t r, int64_t c) const {
     constexpr int kSide = kStaged * N;
     alignas(64) BitsOf<T> source[kSide][kSide], other[N][kSide];
@@ -151,9 +152,9 @@ struct Tiles {
     }
   }
 
-  // The tiles whose row of sources is in the group. First along the rows, the group's tiles of a column
-  // together, so that kGroupBytes of a row of the other tiles are written at once; then those inside the
-  // group, the diagonal last.
+  // The tiles whose row of sources is in the group. The tiles outside of the group come first, one column of
+  // the group after the other, so that kGroupBytes of a row of the mirrored tiles are written at once. Those
+  // inside the group follow, the diagonal last.
   FASTPARAM_INLINE void group(int64_t g) const {
     const int64_t first = g * cut.per_group, last = g + 1 == cut.groups ? cut.rows : first + cut.per_group;
     const bool sources_left = map.lower != Adjoint;
@@ -167,7 +168,7 @@ struct Tiles {
     for (int64_t r = first; r < last; ++r) on_diagonal(at(r));
   }
 
-  // Tasks are counted through the batch.
+  // Tasks are numbered through the batch.
   FASTPARAM_INLINE void run(int64_t begin, int64_t end) {
     in = map.in + begin / cut.tasks * map.batch_stride;
     out = map.out + begin / cut.tasks * map.n * map.n;
@@ -184,8 +185,8 @@ struct Tiles {
   }
 };
 
-// Large outputs are written without being read first and without driving everything else out of the caches,
-// where tiles are lines wide.
+// If tiles are as wide as cache lines, large outputs are written without being read first and without
+// evicting everything else from the caches.
 template <class T, int N>
 FASTPARAM_INLINE bool streamed(const TriangularMap<T>& map) {
   constexpr int64_t kRow = N * sizeof(T);
@@ -194,9 +195,9 @@ FASTPARAM_INLINE bool streamed(const TriangularMap<T>& map) {
          reinterpret_cast<uintptr_t>(map.out) % kLine == 0;
 }
 
-// Calls f(N, Streamed) with the constants that serve the map where vectors have so many bytes. Up to
-// kSmallOrder tiles half as wide were measured a quarter faster for 4-byte types: they fit the order better
-// and split fewer cache lines.
+// Calls f(N, Streamed) with the constants for this map and this many bytes per vector. Up to kSmallOrder,
+// tiles half as wide were measured to be a quarter faster for 4-byte types: they fit the order better and
+// split fewer cache lines.
 template <int Bytes, bool Adjoint, class T, class F>
 FASTPARAM_INLINE auto with_tiles(const TriangularMap<T>& map, const F& f) {
   constexpr int N = std::min<int>(16, Bytes / sizeof(T));

@@ -1,4 +1,4 @@
-// Tiny matrices: the order is a constant and everything unrolls.
+// Tiny matrices: the order is a constant, and all loops are unrolled.
 #pragma once
 
 #include <numeric>
@@ -7,8 +7,8 @@
 
 namespace fastparam::cpu {
 
-// Matrices begin to end of any strides. Called out of line, it is compiled once for all levels: wider
-// registers have nothing to move here.
+// Matrices begin to end, with any strides. It is not inlined, so that it is compiled once for all levels,
+// because wider registers are of no use here.
 template <class T, int N, bool Adjoint, bool Lower>
 __attribute__((noinline)) void by_element(const TriangularMap<T>& map, int64_t begin, int64_t end) {
   using Bits = BitsOf<T>;
@@ -20,7 +20,7 @@ __attribute__((noinline)) void by_element(const TriangularMap<T>& map, int64_t b
       y[i * N + i] = x[i * map.row_stride + i] & map.diagonal;
 #pragma GCC unroll 8
       for (int j = i + 1; j < N; ++j) {
-        const int r = Lower ? j : i, c = Lower ? i : j;  // given
+        const int r = Lower ? j : i, c = Lower ? i : j;  // position of the given entry
         const Bits given = x[r * map.row_stride + c];
         if constexpr (Adjoint) {
           y[r * N + c] = add<T, 1>(Vec<Bits, 1>{given},
@@ -39,9 +39,9 @@ template <class T, int N, bool Adjoint, int Bytes>
 struct Tiny {
   using Bits = BitsOf<T>;
 
-  // Vectors of kLanes elements run over the dense matrices one after the other; kPeriod of them are whole
-  // matrices again. The mirrored elements of one vector are chosen from two that begin kReach before it:
-  // registers of that kind exist from AVX2 on.
+  // Vectors of kLanes elements traverse the dense matrices one after the other; kPeriod vectors are a whole
+  // number of matrices. The mirrored elements of a vector are selected from two vectors that begin kReach
+  // before it. Registers with such a selection exist from AVX2 on.
   static constexpr int kElements = N * N, kLanes = sizeof(Bits) == 8 ? Bytes / 8 : Bytes / 4;
   static constexpr int kPeriod = kElements / std::gcd(kElements, kLanes),
                        kReach = kLanes % kElements == 0 ? 0 : (N - 1) * (N - 1);
@@ -75,7 +75,7 @@ struct Tiny {
       }
   }
 
-  // The first and last matrices, and all where rows are not dense, by element.
+  // The first and last matrices are processed by element, and so are all matrices whose rows are not dense.
   template <bool Lower>
   FASTPARAM_INLINE void run(int64_t begin, int64_t end) const {
     const bool dense = map.row_stride == N && map.batch_stride == kElements;

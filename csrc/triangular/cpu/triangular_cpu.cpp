@@ -1,4 +1,4 @@
-// symmetric, skew and their adjoints on CPU: which path serves a call, and the registration.
+// symmetric, skew and their adjoints on CPU: the choice of the path, and the registration.
 #include <ATen/EmptyTensor.h>
 
 #include "../../core/cpu/parallel.h"
@@ -11,7 +11,7 @@ namespace {
 
 using namespace fastparam::cpu;
 
-constexpr int kTiny = 7;  // orders up to this have a path of their own
+constexpr int kTiny = 7;  // orders up to this have their own path
 
 template <class T, bool Adjoint, int N = 1>
 void run(const TriangularMap<T>& map) {
@@ -19,7 +19,7 @@ void run(const TriangularMap<T>& map) {
     if (map.n == N) parallel<TinyBody<T, N, Adjoint>>(map.batch, N * N, &map);
     else run<T, Adjoint, N + 1>(map);
   } else {
-    const int64_t tasks = run_simd<TilesTasks<T, Adjoint>>(&map);  // of a matrix
+    const int64_t tasks = run_simd<TilesTasks<T, Adjoint>>(&map);  // per matrix
     parallel<TilesBody<T, Adjoint>>(map.batch * tasks, map.n * map.n / tasks, &map);
   }
 }
@@ -33,11 +33,12 @@ void run(const Matrices& X, Tensor& Y, bool skew, bool lower) {
                                    X.row_stride, skew ? sign : Bits(0), skew ? Bits(0) : all, lower});
 }
 
-// Forward copies bits: one instance per size. The adjoint adds: one instance per type.
+// Forward copies bits, so there is one instance per size. The adjoint adds, so there is one instance per
+// type.
 template <bool Adjoint, bool Skew>
 Tensor map(const Tensor& X, bool lower) {
   Tensor Y = at::detail::empty_cpu(
-      X.sizes(), X.options());  // as at::empty, less the dispatcher: a third of a small call
+      X.sizes(), X.options());  // like at::empty, without the dispatcher, which is a third of a small call
   if (Y.numel() == 0) return Y;
   const auto run_as = [&](auto zero) { run<decltype(zero), Adjoint>(Matrices(X), Y, Skew, lower); };
   if constexpr (Adjoint) with_real_type(X.scalar_type(), run_as);

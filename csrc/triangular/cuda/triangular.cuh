@@ -1,52 +1,54 @@
 // symmetric, skew and their adjoints on batches of n x n matrices, as in triangular.cpp. The map is data:
-// what is mirrored is xor-ed with `flip`, the diagonal and-ed with `diagonal`; `lower` says which triangle is
-// given (read by the maps, filled by their adjoints).
+// the mirrored entries are xor-ed with `flip`, and the diagonal is and-ed with `diagonal`. `lower` tells
+// which triangle is given (read by the maps, filled by their adjoints).
 //
-// n <= kFlat: a thread keeps one element's place in a matrix and takes it in several matrices. Else: a group
-// of threads serves one pair of mirrored tiles, so that each element is read once and written once, by rows.
-// The counts behind both, for an H200 (132 processors, 4.3 TB/s, latency about 0.7 us: to keep memory busy a
-// processor wants 23 KB under way and has 19 bytes a clock to serve):
-//   - a thread asks for all its data before it uses any: 64 bytes (tiles by 16 bytes; the adjoint 128), 16 or
-//   more in the flat kernel.
-//     With 4 to 8 blocks on a processor that is 32 to 128 KB under way.
-//   - a warp's 16-byte accesses are 4 rows of 128 bytes: whole cache lines.
-//   - tiles are a whole number of cache lines wide: 64 elements of 2 or 4 bytes (128, 256 bytes), 32 doubles
-//   (256).
-//   - shared memory serves 128 bytes a clock. A tile passes it once each way without bank conflicts (counted
-//   over every access of every
-//     Shape): 256 clocks of 2640 for 64 x 64 floats, 192 of 1320 for 64 x 64 halves.
-// Weak where rows are no multiple of 16 bytes: element by element, 2-byte types need about all issue slots.
+// For n <= kFlat, a thread keeps the position of one element in a matrix and processes this position in
+// several matrices. For larger n, a group of threads processes one pair of mirrored tiles, so that each
+// element is read once and written once, by rows. The calculation behind both, for an H200 (132 processors,
+// 4.3 TB/s, latency about 0.7 us: to keep memory busy, a processor needs 23 KB in flight, and has to serve
+// 19 bytes per clock):
+//   - A thread requests all its data before it uses any: 64 bytes (tiles by 16 bytes; the adjoint 128), and
+//     16 or more in the flat kernel. With 4 to 8 blocks on a processor, 32 to 128 KB are in flight.
+//   - The 16-byte accesses of a warp are 4 rows of 128 bytes, which are whole cache lines.
+//   - Tiles are a whole number of cache lines wide: 64 elements of 2 or 4 bytes (128, 256 bytes), 32 doubles
+//     (256).
+//   - Shared memory serves 128 bytes per clock. A tile passes through it once in each direction without bank
+//     conflicts (counted over every access of every Shape): 256 clocks of 2640 for 64 x 64 floats, 192 of
+//     1320 for 64 x 64 halves.
+// The weak spot is rows whose size is not a multiple of 16 bytes: processed element by element, 2-byte
+// types need about all issue slots.
 #pragma once
 #include "../../core/cuda/tiles.cuh"
 
 namespace fastparam::cuda {
 
-// A batch of matrices in, a contiguous one out, and the map.
+// A batch of input matrices, a contiguous batch of output matrices, and the map.
 template <class Bits>
 struct Triangular {
   const Bits* in;
   Bits* out;
   long long batch_stride, row_stride;
   unsigned batch;
-  int n;  // a matrix whose order needs more bits fits in no memory
+  int n;  // a matrix of a larger order does not fit in memory
   Bits flip, diagonal;
   bool lower;
 
-  // Is (r, c) strictly inside the given triangle?
+  // Returns whether (r, c) is strictly inside the given triangle.
   __device__ __forceinline__ bool given(int r, int c) const { return lower ? r > c : r < c; }
 };
 
 // ---- small matrices ---------------------------------------------------------------------------------------
 
-// Row and column are found once for kFlatItems elements, so n is not a template parameter: the two divisions
-// cost 5 to 10 instructions an element where memory leaves time for 27 (2 bytes) or 55 (4 bytes). The
-// mirrored element comes straight from global memory: a warp reads the lines of the same few matrices. That
-// grows with n: at 16, 8 lines for 128 bytes of output, 3/4 of what L1 can serve.
+// Row and column are computed once for kFlatItems elements, so n need not be a template parameter: the two
+// divisions cost 5 to 10 instructions per element, and memory leaves time for 27 (2 bytes) or 55 (4 bytes).
+// The mirrored element is read directly from global memory, because a warp reads the lines of the same few
+// matrices. The number of lines grows with n: at 16, there are 8 lines for 128 bytes of output, 3/4 of the
+// rate of L1.
 constexpr int kFlat = 16;
 template <class T>
 constexpr int kFlatItems = sizeof(T) == 2 ? 8 : 4;
 
-// A block serves this many matrices.
+// The number of matrices that a block processes.
 template <class T>
 constexpr int flat_matrices(int n) {
   return kBlock / (n * n) * kFlatItems<T>;
@@ -90,20 +92,23 @@ __global__ void __launch_bounds__(kBlock) triangular_flat(const Triangular<BitsO
 
 // ---- tiles ------------------------------------------------------------------------------------------------
 
-// How a tile of Order x Order elements is shared out to a group of threads, V neighbours at a time, and where
-// it lies in shared memory.
+// How a tile of Order x Order elements is divided among a group of threads, V neighbours at a time, and its
+// layout in shared memory.
 //
-// V > 1: chunks of 16 bytes; 8 threads along a row and 4 rows make a warp (fewer chunks in a row: more rows).
-// Chunk c / V of row k lies at c / V ^ k / V. A row is written by 8 threads into 8 different 16-byte banks. A
-// column is gathered element by element: the threads along it stand at k = V j + v, j = 0..7, and its
-// neighbours, V rows together, share a chunk: 8 different 16-byte banks times V places. V = 1: rows padded to
-// an odd number of words; a warp takes 32 neighbours. No conflicts either way, for 2, 4 and 8 bytes.
+// V > 1: chunks of 16 bytes. 8 threads along a row, in 4 rows, form a warp (more rows if a row has fewer
+// chunks). Chunk c / V of row k is stored at c / V ^ k / V. A row is written by 8 threads into 8 different
+// 16-byte banks. A column is gathered element by element: the threads along it are in the rows k = V j + v,
+// j = 0..7, and its neighbours, V rows together, share a chunk, so they use 8 different 16-byte banks times
+// V positions.
+//
+// V = 1: rows are padded to an odd number of words, and a warp reads 32 neighbours. There are no conflicts
+// in either direction for 2, 4 and 8 bytes.
 template <class Bits, int V, int Order>
 struct Shape {
   static constexpr int kSlots = Order * Order / V;
-  static constexpr int kThreads = smaller(kBlock, larger(32, kSlots / 4));  // of a group
+  static constexpr int kThreads = smaller(kBlock, larger(32, kSlots / 4));  // per group
   static constexpr int kItems = kSlots / kThreads;
-  static constexpr int kGroups = kBlock / kThreads;  // of a block, at most
+  static constexpr int kGroups = kBlock / kThreads;  // per block, at most
   static constexpr int kAcross = V > 1 ? smaller(8, Order / V) : 32;
   static constexpr int kStride = V > 1 ? Order : Order + (sizeof(Bits) == 2 ? 2 : 1);
   static constexpr int kElements = (Order * kStride + kWide<Bits> - 1) / kWide<Bits> * kWide<Bits>;
@@ -111,7 +116,7 @@ struct Shape {
   static __device__ __forceinline__ int place(int k, int c) {
     return k * kStride + (V > 1 ? c ^ k / V % kAcross * V : c);
   }
-  // The thread's place number i: row and first column.
+  // Position number i of the thread: the row and the first column.
   static __device__ __forceinline__ int row(int thread, int i) {
     return (thread + i * kThreads) / kAcross % Order;
   }
@@ -121,7 +126,7 @@ struct Shape {
   }
 };
 
-// The pair of tiles that a group serves: the given one starts at (row, column), the mirrored one at (column,
+// The pair of tiles of a group: the given one starts at (row, column), and the mirrored one at (column,
 // row).
 template <class Bits, int Order>
 struct Pair {
@@ -134,7 +139,7 @@ struct Pair {
   __device__ __forceinline__ Pair(const Triangular<Bits>& m, unsigned k, unsigned pairs)
       : row_stride(m.row_stride) {
     const unsigned tiles = (static_cast<unsigned>(m.n) + Order - 1) / Order;
-    n = k < pairs ? m.n : 0;  // a group without work comes along to the barriers and touches nothing
+    n = k < pairs ? m.n : 0;  // a group without work takes part in the barriers and accesses no memory
     unsigned matrix;
     int I, J;
     tile_pair(k, tiles, matrix, I, J);
@@ -160,7 +165,7 @@ struct Pair {
   }
 };
 
-// V = kWide needs n, strides and pointers that are multiples of 16 bytes. A block is one to kGroups groups.
+// V = kWide needs n, strides and pointers that are multiples of 16 bytes. A block has one to kGroups groups.
 template <class Bits, int V, int Order>
 __global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bits> m, unsigned pairs) {
   using S = Shape<Bits, V, Order>;
@@ -173,9 +178,8 @@ __global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bi
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
     const int r = S::row(thread, i), c = S::column(thread, i);
-    const bool read =
-        !pair.diagonal ||
-        (m.lower ? c <= r : c + V > r);  // what lies wholly in the other triangle is not asked for
+    const bool read = !pair.diagonal ||
+                      (m.lower ? c <= r : c + V > r);  // data entirely in the other triangle is not loaded
     if (read && pair.in_given(r, c)) x[i] = load<V>(pair.given(r, c));
   }
 #pragma unroll

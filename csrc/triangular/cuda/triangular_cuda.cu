@@ -17,7 +17,8 @@ namespace {
 using namespace fastparam::cuda;
 
 constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
-constexpr int64_t kFewBlocks = 256;  // about two blocks a processor: below that, more and smaller ones
+// about two blocks per processor: below that, more and smaller ones are launched
+constexpr int64_t kFewBlocks = 256;
 
 template <class Bits>
 bool moves_16_bytes(const Triangular<Bits>& m) {
@@ -25,8 +26,8 @@ bool moves_16_bytes(const Triangular<Bits>& m) {
   return address % 16 == 0 && (m.n | m.row_stride | m.batch_stride) % kWide<Bits> == 0;
 }
 
-// More blocks than one launch takes would need more memory than there is; should it come, the batch goes in
-// parts.
+// More blocks than one launch allows would need more memory than there is. If it does happen, the batch is
+// split.
 template <class Bits, class Launch>
 void in_parts(Triangular<Bits> m, int64_t batch, int64_t most, const Launch& launch) {
   for (int64_t b = 0; b < batch; b += most) {
@@ -97,7 +98,8 @@ void run(const Matrices& X, Tensor& Y, bool skew, bool lower) {
   run_tiles<T, Adjoint, 32>(map, X.batch);
 }
 
-// Forward copies bits: one instance per size. The adjoint adds: one instance per type.
+// Forward copies bits, so there is one instance per size. The adjoint adds, so there is one instance per
+// type.
 template <bool Adjoint, bool Skew>
 Tensor map(const Tensor& X, bool lower) {
   const c10::cuda::CUDAGuard device(X.device());

@@ -1,10 +1,10 @@
-// Denormal numbers as zeros, for the life of an object and in its thread.
+// Treats denormal numbers as zeros, during the lifetime of an object and in its thread.
 #pragma once
 
 namespace fastparam::cpu {
 
-// Entries near 1e-20 have denormal products, which cost x86 up to 60 times. Threads inherit the mode of the
-// one that starts them, and keep it: they are to be started before (threads.h).
+// Entries near 1e-20 have denormal products, which are up to 60 times as slow on x86. A thread inherits the
+// mode of the thread that starts it, and keeps it, so threads must be started before (threads.h).
 class FlushDenormals {
 #ifdef __SSE__
   const unsigned saved_ = __builtin_ia32_stmxcsr();

@@ -1,4 +1,5 @@
-// QR by Householder reflections, one at a time, in double: for the few matrices that nothing faster serves.
+// QR by Householder reflections, one at a time, in double, for the few matrices that no faster method
+// serves.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +8,8 @@
 
 namespace fastparam::cpu {
 
-// B, r x k with r >= k, in rows `stride` apart, becomes its Householder vectors, below the diagonal, and R.
+// Replaces B by its Householder vectors, below the diagonal, and R. B is r x k with r >= k, in rows `stride`
+// apart.
 inline void factor(double* B, int64_t stride, int64_t r, int64_t k, double* taus, double* line) {
   for (int64_t j = 0; j < k; ++j) {
     double largest = 0, squares = 0;
@@ -16,7 +18,8 @@ inline void factor(double* B, int64_t stride, int64_t r, int64_t k, double* taus
     for (int64_t i = j; i < r; ++i) squares += B[i * stride + j] * scale * (B[i * stride + j] * scale);
     const double norm = std::sqrt(squares) / scale, head = B[j * stride + j];
     const double beta = head < 0 ? norm : -norm;
-    taus[j] = norm == 0 ? 0 : (beta - head) / beta;  // of a column with a NaN, NaN: it spreads to all
+    // NaN if the column has a NaN, which then spreads to all entries
+    taus[j] = norm == 0 ? 0 : (beta - head) / beta;
     if (taus[j] == 0) continue;
     for (int64_t i = j + 1; i < r; ++i) B[i * stride + j] /= head - beta;
     B[j * stride + j] = beta;
@@ -29,7 +32,7 @@ inline void factor(double* B, int64_t stride, int64_t r, int64_t k, double* taus
   }
 }
 
-// Z, r x k, becomes H Z, or with `transposed` H^T Z.
+// Replaces Z, r x k, by H Z or, with `transposed`, by H^T Z.
 inline void reflect(const double* B, int64_t stride, const double* taus, int64_t r, int64_t k,
                     bool transposed, double* Z, int64_t z_stride, double* line) {
   for (int64_t step = 0; step < k; ++step) {

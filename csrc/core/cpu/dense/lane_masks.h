@@ -1,5 +1,5 @@
-// Masks of the N lanes of a vector, loaded from tables: g++ 12 fails on comparisons of integer vectors at the
-// wider levels.
+// Masks of the N lanes of a vector, loaded from tables, because g++ 12 fails on comparisons of integer
+// vectors at the wider levels.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ template <class T, int N>
 FASTPARAM_INLINE MaskOf<T, N> first_lanes(int64_t count) {
   return load<MaskOf<T, N>>(kLaneMasks<T, N>.first_ + N - std::max<int64_t>(0, std::min<int64_t>(N, count)));
 }
-// All lanes but the four from `at` on, which may lie outside.
+// All lanes except the four from `at` on, which may lie outside of the vector.
 template <class T, int N>
 FASTPARAM_INLINE MaskOf<T, N> all_but_four(int64_t at) {
   return load<MaskOf<T, N>>(kLaneMasks<T, N>.but_ + N - std::max<int64_t>(-4, std::min<int64_t>(N, at)));

@@ -1,4 +1,5 @@
-// Tiny matrices: as many side by side as a vector has lanes, element (i, j) of all in one vector.
+// Tiny matrices, side by side: as many as a vector has lanes, with element (i, j) of all of them in one
+// vector.
 #pragma once
 
 #include <algorithm>
@@ -8,17 +9,18 @@
 
 namespace fastparam::cpu {
 
-constexpr int kLargestLanes = 32;  // orders up to this can be served
+constexpr int kLargestLanes = 32;  // the largest order
 
 template <class T, int Bytes>
 struct SideBySide {
   static constexpr int L = Bytes / sizeof(T);
-  static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a tile, which is of 4 x 4 registers or fewer
+  static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a tile, which has at most 4 x 4 registers
   using V = Vec<T, L>;
 
   const int n;
-  const int stride = n > 8 ? n | 1 : n;  // odd: one of whole kilobytes would use few sets of the first cache
-  // Of the entries, in memory's order; of what columns have one of.
+  const int stride = n > 8 ? n | 1 : n;  // odd: rows of whole kilobytes would use few sets of the L1 cache
+  // The vectors of the entries, in memory order: of all entries, of those above the diagonal, and of one per
+  // column.
   int32_t place[kLargestLanes * kLargestLanes], packed_place[kLargestLanes * kLargestLanes / 2];
   int32_t column_place[kLargestLanes];
 
@@ -33,14 +35,14 @@ struct SideBySide {
     }
   }
 
-  // ---- in and out: tiles of L entries of L matrices, transposed. The last tile overlaps the one before.
+  // ---- in and out: tiles of L entries of L matrices, transposed. The last tile overlaps the previous one.
 
-  // x: `live` matrices of `size` entries, one after the other. What they lack to L repeats the last. F: of
-  // whole matrices, factors of the columns, or null.
+  // x: `live` matrices of `size` entries, one after the other; the last one is repeated to fill L lanes. F:
+  // factors of the columns, for whole matrices, or null.
   FASTPARAM_INLINE void gather(const T* x, int size, int live, const int32_t* place, V* S,
                                const V* F = nullptr) const {
     T few[L * L + L];
-    if (size < L) {  // vectors reach over the end of a matrix
+    if (size < L) {  // vectors would read beyond the end of a matrix
       std::memcpy(few, x, live * size * sizeof(T));
       x = few;
     }
@@ -68,7 +70,7 @@ struct SideBySide {
     }
   }
 
-  // F: of whole matrices, factors of the columns; otherwise all are the first.
+  // F: factors of the columns, for whole matrices; otherwise all factors are equal.
   FASTPARAM_INLINE void scatter(const V* S, const V* F, int size, int live, const int32_t* place,
                                 T* y) const {
     T few[L * L + L];
@@ -84,14 +86,14 @@ struct SideBySide {
 #pragma GCC unroll 16
       for (int l = 0; l < L; ++l)
         if (l < live)
-          store(p + l * size, t[l]);  // what reaches over the end of a matrix is written again with the next
+          store(p + l * size, t[l]);  // values beyond the end of a matrix are overwritten by the next one
     }
     if (size < L) std::memcpy(y, few, live * size * sizeof(T));
   }
 
   // ---- products
 
-  // I x J elements of O = A B, or A^T B, or with Add of O + A B.
+  // I x J elements of O = A B, or A^T B if Transposed. With Add, the product is added to O.
   template <bool Transposed, bool Add, int I, int J>
   FASTPARAM_INLINE void product_tile(const V* A, const V* B, V* O, int i, int j) const {
     V sum[I][J] = {};

@@ -1,4 +1,4 @@
-// Fetches what comes next into the caches.
+// Fetches the data that is needed next into the caches.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,8 @@
 
 namespace fastparam::cpu {
 
-// A share at each of `ticks` calls: of streams so short the hardware foresees little.
+// Fetches a share at each of `ticks` calls. The streams are so short that the hardware predicts little of
+// them.
 struct Prefetch {
   static constexpr int64_t kLine = 64;
   const char *first, *second, *written;

@@ -18,10 +18,10 @@ struct ProductBody {
   }
 };
 
-// O = A B, or with `add` O += A B, with A^T for A where Transposed. Columns are whole vectors.
+// O = A B or, with `add`, O += A B; A^T replaces A if Transposed. Columns fill whole vectors.
 template <class T, int Bytes>
 struct Product {
-  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;  // columns of a tile, in vectors
+  static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;  // width of a tile, in vectors
   using V = Vec<T, W>;
 
   const T* A;
@@ -68,12 +68,12 @@ struct Product {
     for (; i < end; ++i) tile<Transposed, 1, C>(i, j);
   }
 
-  // Rows [begin, end), columns [j, last).
+  // Computes the rows [begin, end) and the columns [j, last).
   template <bool Transposed>
   FASTPARAM_INLINE void run(int64_t begin, int64_t end, int64_t j, int64_t last) const {
     run_at<Bytes, ProductBody<T, Transposed>>(this, begin, end, j, last);
   }
-  // Accumulators, a row of B and a factor fill the registers.
+  // The accumulators, a row of B and a factor fill the registers.
   template <bool Transposed>
   FASTPARAM_INLINE void run_inline(int64_t begin, int64_t end, int64_t j, int64_t last) const {
     for (; j + kTile * W <= last; j += kTile * W) rows<Transposed, 6, kTile>(begin, end, j);
@@ -86,8 +86,8 @@ struct Product {
   }
 };
 
-// The same product of any size, by panels of B that fit the caches: O = A B (with `add`: O += A B), A^T for A
-// where Transposed. O has so many rows and columns (whole vectors).
+// The same product for any size, by panels of B that fit in the caches. O is rows x columns, and its columns
+// fill whole vectors.
 template <class T, int Bytes, bool Transposed>
 FASTPARAM_INLINE void multiply(const T* A, int64_t a_stride, const T* B, int64_t b_stride, T* O,
                                int64_t o_stride, int64_t rows, int64_t depth, int64_t columns, bool add) {

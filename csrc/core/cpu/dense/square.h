@@ -1,15 +1,15 @@
-// How square matrices lie in a work space.
+// The layout of square matrices in a work space.
 #pragma once
 
 #include "../simd.h"
 
 namespace fastparam::cpu {
 
-constexpr int kStrip = 64;       // columns of a strip: what of a matrix is worked on at a time
-constexpr int kRowMultiple = 4;  // rows are filled up to a multiple of so many
+constexpr int kStrip = 64;       // columns of a strip, the part of a matrix that is processed at a time
+constexpr int kRowMultiple = 4;  // the number of rows is padded to a multiple of this
 
-// A matrix of order n has whole vectors of columns, and from 64 columns on never a whole number of kilobytes
-// from row to row, which would use few sets of the first cache.
+// A matrix of order n is padded to whole vectors of columns. From 64 columns on, the stride is never a whole
+// number of kilobytes, because that would use few sets of the L1 cache.
 template <class T>
 struct Padded {
   int64_t rows, width, stride;
@@ -19,7 +19,7 @@ struct Padded {
         stride(width > 64 ? width + 16 : width) {}
 };
 
-// No less than the stride of a padded matrix of order n, whatever the lanes.
+// At least the stride of a padded matrix of order n, for any number of lanes.
 inline int64_t largest_stride(int64_t n) { return (n + 15) / 16 * 16 + 16; }
 
 template <class T>

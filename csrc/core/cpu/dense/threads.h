@@ -1,4 +1,4 @@
-// Batches of matrices among threads, or the work of one matrix; and the work space of each.
+// Distributes a batch of matrices, or the work of one matrix, to threads, and allocates their work spaces.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -10,8 +10,8 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kParallelOrder =
-    192;  // orders from this on share the work of one matrix among threads; at 128 nothing is gained
+// From this order on, threads share the work of one matrix. At 128 nothing is gained.
+constexpr int64_t kParallelOrder = 192;
 
 // The work space of a thread.
 class Scratch {
@@ -25,7 +25,7 @@ class Scratch {
   }
 };
 
-// Tasks of one matrix, such as its strips: in order, or among threads where `shared`.
+// Runs the tasks of one matrix, such as its strips: in order or, if `shared`, in parallel.
 template <class Body, class... A>
 void run_tasks(bool shared, int64_t tasks, A... a) {
   if (!shared) return run_simd<Body>(a..., int64_t(0), tasks);
@@ -39,8 +39,8 @@ void parallel_tasks(int64_t n, int64_t tasks, A... a) {
   run_tasks<Body>(n >= kParallelOrder, tasks, a...);
 }
 
-// Runs share(begin, end, scratch) over the batch: matrices among threads, or, of few large ones (`shared`),
-// the work of each. Which it is changes no bit of a result.
+// Runs share(begin, end, scratch) over the batch. Threads share the matrices or, if these are few and large
+// (`shared`), the work of each matrix. The choice changes no bit of a result.
 template <class Share>
 void over_batch(int64_t batch, bool shared, int64_t work, int64_t scratch_bytes, const Share& share) {
   if (shared && batch < 2 * at::get_num_threads()) {

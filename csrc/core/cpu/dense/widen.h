@@ -1,5 +1,5 @@
-// Half types as float32, some matrices at a time. Outside of FlushDenormals: their small numbers are
-// converted from and to denormal ones.
+// Half types as float32, a few matrices at a time. Conversions run outside of FlushDenormals, because small
+// half numbers are converted from and to denormal numbers.
 #pragma once
 
 #include <algorithm>
@@ -22,13 +22,13 @@ void narrow(const float* from, int64_t size, T* to) {
   for (int64_t i = 0; i < size; ++i) to[i] = static_cast<T>(from[i]);
 }
 
-// Matrices of so many elements that are converted together.
+// The number of matrices, of `elements` each, that are converted together.
 inline int64_t chunk_of(int64_t elements) {
   return std::max<int64_t>(1, kChunkBytes / (elements * static_cast<int64_t>(sizeof(float))) / 16 * 16);
 }
 
 inline int64_t aligned(int64_t elements) {
   return (elements + 15) / 16 * 16;
-}  // what follows so many elements starts on a cache line
+}  // so that the data after it starts on a cache line
 
 }  // namespace fastparam::cpu
