@@ -1,14 +1,14 @@
 # Two commands for a fresh machine with python3 and a C++ compiler:
 #   make demo   environment, build, an example on real data and a short benchmark table
-#   make test   environment, build, the tests but those of make slow and make sanitize
-# and on a machine with a GPU, whose environment has torch, pybind11, ninja, pytest and pytest-benchmark:
+#   make test   environment, build, all tests except those of make slow and make sanitize
+# One command for a machine with a GPU, with torch, pybind11, ninja, pytest and pytest-benchmark installed:
 #   make gpu    build for that GPU, CUDA tests, sanitizers, benchmarks, report
-# They use the active environment when it already has torch, else they make .venv with this one:
+# The commands use the active environment if it has torch. Otherwise they create .venv with this torch:
 TORCH ?= torch==2.13.0
-# With EXTRAS=test,rivals,onnx,examples no test skips for want of a package.
+# With EXTRAS=test,rivals,onnx,examples no test is skipped because of a missing package.
 EXTRAS ?= test
 
-# Of `make cmake`.
+# The build type of `make cmake`.
 CMAKE_BUILD ?= Release
 
 PYTHON ?= python3
@@ -36,13 +36,14 @@ test: tools
 	$(PY) -m fastparam
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m "not slow and not sanitize"
 
-# The tests that compile graphs, start processes or sweep over many matrices: more seconds than all others.
+# The tests that compile graphs, start processes or sweep over many matrices. They take longer than all
+# others.
 slow: tools
 	$(BUILD) ".[$(EXTRAS)]"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m slow
 
-# The address and undefined-behaviour sanitizers: the C++ sources, in a build of their own, over the values that
-# break kernels; then the device code on the CPU.
+# The address and undefined-behaviour sanitizers, on the C++ sources in a separate build, with the values
+# that break kernels, and then on the device code on the CPU.
 SANITIZED_TESTS = cayley/test_cayley_numbers.py cayley/test_cayley_paths.py exponential/test_exponential.py \
   householder/test_householder.py prune/test_prune.py prune/test_prune_packing.py shared/test_fuzz.py shared/test_values.py triangular/test_paths.py
 sanitize: tools
@@ -53,7 +54,7 @@ sanitize: tools
 	  $$python -m pytest -q -n auto --maxprocesses 8 -c ../../pyproject.toml $(SANITIZED_TESTS:%=../../tests/%)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 8 -m sanitize
 
-# Trainers, and the test suites of packages whose maps ours replace, in an environment of its own.
+# Trainers, and the test suites of packages whose maps ours replace, in a separate environment.
 clients:
 	TORCH="$(TORCH)" $(PYTHON) tests/clients/run.py
 
@@ -61,7 +62,7 @@ bench: tools
 	$(BUILD) ".[bench,rivals]"
 	$(PY) -m pytest -q benchmarks --save-results
 
-# Installs nothing: it works offline, in place, and says what is missing.
+# Installs nothing: it works offline and in place, and says what is missing.
 gpu:
 	@$(or $(shell command -v $(PY)),$(PYTHON)) benchmarks/gpu/gpu.py
 
@@ -72,12 +73,12 @@ lint: tools
 	$(PY) -m mypy
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(dir $(shell command -v $(PY)))clang-format --dry-run --Werror
 
-# The site, in build/docs/html; a warning is an error.
+# The site, in build/docs/html. A warning is an error.
 docs: tools
 	$(BUILD) ".[docs]"
 	$(PY) -m sphinx -q -W --keep-going -b html docs build/docs/html
 
-# The C++ library: built, tested, installed, and used by a program of its own.
+# The C++ library: built, tested, installed, and used by a separate program.
 cmake: tools
 	cmake -S . -B build/cmake -DCMAKE_BUILD_TYPE=$(CMAKE_BUILD) -DCMAKE_PREFIX_PATH="$$($(PY) -c 'import torch; print(torch.utils.cmake_prefix_path)')"
 	cmake --build build/cmake --parallel

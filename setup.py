@@ -1,16 +1,15 @@
-"""Builds fastparam._C against the torch that is installed: csrc/**/*.cpp, plus csrc/**/*.cu when CUDA is
-built.
+"""Builds fastparam._C against the installed torch, from csrc/**/*.cpp and, if CUDA is built, csrc/**/*.cu.
 
 FASTPARAM_BUILD
-    auto (default): CUDA kernels where nvcc and a CUDA torch are found; cpu: never; cuda: or fail, saying what
-    is missing.
+    auto (default): CUDA kernels are built if nvcc and a torch with CUDA are found. cpu: they are never built.
+    cuda: the build fails and says what is missing if they cannot be built.
 TORCH_CUDA_ARCH_LIST
-    Architectures, in torch's own syntax.
+    Architectures, in torch's syntax.
 FASTPARAM_SANITIZE
-    If set, the C++ sources are compiled with AddressSanitizer and UndefinedBehaviorSanitizer; `make sanitize`
-    sets it.
+    If set, the C++ sources are compiled with AddressSanitizer and UndefinedBehaviorSanitizer, for
+    `make sanitize`.
 MAX_JOBS
-    Compilers at a time; the default follows cores and memory.
+    Number of parallel compilers. The default depends on cores and memory.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
-# What a build compiles into objects; the other commands (sdist, egg_info) work without torch.
+# The commands that compile. The other ones (sdist, egg_info) work without torch.
 COMPILING = {"build", "build_ext", "bdist_wheel", "develop", "dist_info", "editable_wheel", "install"}
 GIB_PER_JOB = 2.5
 OPENMP = (
     [] if sys.platform == "darwin" else ["-fopenmp"]
 )  # at::parallel_for is a header: without it the loops are serial
 CXX = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wno-psabi", *OPENMP]
-# The checks of unrolled kernels, which come by the ten thousand, are calls: inlined, they made one source
-# take 176 s to compile instead of 49.
+# Unrolled kernels have tens of thousands of checks. As calls instead of inlined code, they reduce the time
+# to compile one source from 176 s to 49 s.
 SANITIZED = [
     "-O1",
     "-g1",
@@ -47,7 +46,7 @@ NVCC = ["-O3", "--expt-relaxed-constexpr"]
 
 
 def find_cuda_home() -> None:
-    """Sets CUDA_HOME from nvcc itself, which may be a script far from its toolkit; torch reads it when
+    """Sets CUDA_HOME from nvcc, which may be a script outside of its toolkit. torch reads CUDA_HOME when
     cpp_extension is imported.
     """
     nvcc = shutil.which("nvcc")
@@ -69,7 +68,7 @@ def toolkit_version(home: str) -> tuple[int, int]:
 
 
 def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
-    """One clause that says why the CUDA sources cannot be compiled, or None."""
+    """Returns a clause that says why the CUDA sources cannot be compiled, or None."""
     if torch_cuda is None:
         return "the installed torch is a CPU build (torch.version.cuda is None)"
     if home is None or not os.path.exists(os.path.join(home, "bin", "nvcc")):
@@ -84,8 +83,8 @@ def what_cuda_lacks(torch_cuda: str | None, home: str | None) -> str | None:
 
 
 def default_architectures(toolkit: tuple[int, int], devices: list[tuple[int, int]]) -> str:
-    """Ampere to the newest generation that the toolkit knows, PTX for those after it, and what the devices of
-    this machine need: code for 8.6 runs on 8.7, but not on 11.0, nor does PTX for 12.0.
+    """Returns Ampere up to the newest generation that the toolkit knows, the generations of these devices,
+    and PTX for later ones. Code for 8.6 runs on 8.7 but not on 11.0, and neither does PTX for 12.0.
     """
     known = [(8, 0), (8, 6), (8, 9), (9, 0)] + ([(10, 0), (12, 0)] if toolkit >= (12, 8) else [])
     for major, minor in devices:
@@ -134,8 +133,8 @@ def extension_and_command() -> tuple[Extension, type]:
     class Build(BuildExtension):  # type: ignore[misc]
         def finalize_options(self) -> None:
             super().finalize_options()
-            # pip builds in a folder of its own that it throws away. Kept here, objects are compiled once;
-            # those of another torch, Python or set of flags are never linked.
+            # pip builds in a temporary folder. The objects are kept here, so that they are compiled once.
+            # Objects of another torch, Python or set of flags are never linked.
             kind = f"torch{torch.__version__}-{'cuda' if cuda else 'cpu'}{'-sanitized' * bool(sanitized)}"
             self.build_temp = str(ROOT / "build" / f"objects-{sys.implementation.cache_tag}-{kind}")
 

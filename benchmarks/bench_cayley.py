@@ -1,10 +1,10 @@
-"""Orthogonal weights by the Cayley map: exact solves, PEFT's truncated series, torch's and geotorch's own,
-and matrix products.
+"""Benchmarks of orthogonal weights by the Cayley map: exact solves, PEFT's truncated series, the maps of
+torch and geotorch, and matrix products.
 
-The contenders keep their own conventions (sign and scale of alpha, triangle): none is charged a conversion,
-and each is judged by the map that it means, the truncated series by the exact map that it approximates.
-Inputs have a spectral norm of about 1, unless the name of the op says another. geotorch and PEFT come with
-the extra "rivals"; without it they show as absent.
+The contenders keep their own conventions (sign and scale of alpha, triangle), so none is charged for a
+conversion. Each is judged by the map that it is meant to compute; the truncated series is judged by the exact
+map that it approximates. Inputs have a spectral norm of about 1, unless the name of the op gives another one.
+geotorch and PEFT are part of the extra "rivals"; without it they are reported as absent.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def identity(X: Tensor) -> Tensor:
 
 
 class Product(torch.autograd.Function):
-    """The floor of a square map: one matrix product forward, two backward; what they multiply is not the
-    question.
+    """The floor of a square map: one matrix product in the forward pass and two in the backward pass, of
+    arbitrary operands.
     """
 
     @staticmethod
@@ -56,7 +56,9 @@ class Product(torch.autograd.Function):
 
 
 class TallProduct(torch.autograd.Function):
-    """The floor of a tall map: B^T B and B C^-1 forward, three products of that size backward."""
+    """The floor of a tall map: B^T B and B C^-1 in the forward pass, and three products of that size in the
+    backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, X: Tensor) -> Tensor:
@@ -71,14 +73,14 @@ class TallProduct(torch.autograd.Function):
 
 
 def torch_orthogonal(X: Tensor) -> Map:
-    """torch's ``orthogonal`` at its cheapest: without the product that trivialization adds."""
+    """torch's ``orthogonal`` at its cheapest, without the product that trivialization adds."""
     module = nn.Module()
     module.weight = nn.Parameter(X)
     return orthogonal(module, "weight", "cayley", use_trivialization=False).parametrizations.weight[0]
 
 
 def geotorch(X: Tensor) -> Map | None:
-    """geotorch's module, which multiplies by a base point; here the identity, so that its values compare."""
+    """geotorch's module. Its base point is the identity here, so that its values are comparable."""
     square = X.shape[-2] == X.shape[-1]
     make = optional("geotorch", "SO" if square else "Stiefel")
     if make is None:
@@ -89,9 +91,7 @@ def geotorch(X: Tensor) -> Map | None:
 
 
 def square(X: Tensor) -> dict[str, Map | None]:
-    """X in full. The eager chain is the tutorial's: ``Skew``, then its ``CayleyMap`` with the identity as a
-    buffer.
-    """
+    """A full X. The eager code is the tutorial's: ``Skew``, then ``CayleyMap`` with a buffer."""
     I, S = identity(X), X.clone()
 
     def eager(X: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def square(X: Tensor) -> dict[str, Map | None]:
 
 
 def signed(X: Tensor) -> dict[str, Map]:
-    """With signs, half of them negative; the eager chain multiplies its result by them."""
+    """With signs, half of them negative. The eager code multiplies its result by them."""
     D = (torch.arange(X.shape[-1], device=X.device) % 2 * 2 - 1).to(X.dtype).expand(X.shape[:-1])
     of_plain = square(X)
     eager = of_plain["eager"]
@@ -122,7 +122,7 @@ def signed(X: Tensor) -> dict[str, Map]:
 
 
 def whole(A: Tensor) -> dict[str, Map]:
-    """A skew-symmetric matrix given whole, as after another parametrization."""
+    """A skew-symmetric matrix given as a whole, as after another parametrization."""
     I, S = identity(A), A.clone()
     return {
         "eager": lambda A: torch.linalg.solve(I + A, I - A),
@@ -132,7 +132,7 @@ def whole(A: Tensor) -> dict[str, Map]:
 
 
 def packed(v: Tensor) -> dict[str, Map | None]:
-    """The entries above the diagonal, as OFT keeps them. The eager chain is the tutorial's, on the unpacked
+    """The entries above the diagonal, as OFT stores them. The eager code is the tutorial's, on the unpacked
     vector.
     """
     n = math.isqrt(2 * v.shape[-1]) + 1
@@ -163,8 +163,8 @@ def packed(v: Tensor) -> dict[str, Map | None]:
 
 
 def tall(X: Tensor) -> dict[str, Map | None]:
-    """Orthonormal columns; the tutorial has none, so that eager is torch's ``orthogonal``, which solves an n
-    x n system.
+    """Orthonormal columns. The tutorial has none, so eager is torch's ``orthogonal``, which solves an n x n
+    system.
     """
     return {
         "eager": torch_orthogonal(X),
@@ -175,8 +175,8 @@ def tall(X: Tensor) -> dict[str, Map | None]:
 
 
 def gaussian(norm: float, vector: bool = False) -> Draw:
-    """X whose A has a spectral norm of about ``norm``; as the vector of its entries above the diagonal, or in
-    full.
+    """Returns a function that draws X whose A has a spectral norm of about ``norm``, in full or as the vector
+    of the entries above the diagonal.
     """
 
     def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -199,7 +199,7 @@ def orthogonality(Q: Tensor) -> float:
     return (Q.mT @ Q - identity(Q)).abs().max().item()
 
 
-# Each contender's own convention of the map, exactly; of those not named here it is eager's.
+# The convention of each contender, exactly. Contenders that are not listed have that of eager.
 TORCH = partial(_reference.stiefel_cayley, alpha=-0.5, lower=True)
 MEANS = {"eager": _reference.skew_cayley, "torch orthogonal": TORCH, "geotorch": TORCH}
 MEANS_PACKED = {
@@ -213,8 +213,8 @@ PACKED = ("eager", "compile", "PEFT exact", "PEFT Neumann-5", "fastparam", "floo
 TALL = ("eager", "geotorch", "fastparam", "floor")
 
 
-# Forward reads a triangle and writes Q; backward reads Q and G and writes the triangle that counts, with
-# zeros.
+# The forward pass reads a triangle and writes Q. The backward pass reads Q and G, and writes the given
+# triangle and zeros.
 WORK = Work(words=(1.5, 4.5), flops=(2, 6))
 WORK_WHOLE = Work(words=(2, 5), flops=(2, 6))
 WORK_PACKED = Work(words=(1.5, 4), flops=(2, 6))
@@ -258,7 +258,7 @@ CASES: list[Case] = [
 CASES += grid(SKEW, ((1024, 16, 16), (256, 256)), dtypes=(torch.float64,))
 CASES += grid(
     full_op("skew_cayley norm 100", 100.0), ((1024, 16, 16), (256, 32, 32), (512, 512))
-)  # what its pivoting costs
+)  # the cost of its pivoting
 CASES += grid(
     vector_op("skew_cayley_packed norm 0.1", 0.1), ((128, 32, 32),)
 )  # where a truncated series is at its best

@@ -1,8 +1,8 @@
-"""Matrix exponentials: torch's, by eigenvectors where they are real, geotorch's orthogonal matrices, and
-matrix products.
+"""Benchmarks of matrix exponentials: torch's, exponentials by eigenvectors where these are real, geotorch's
+orthogonal matrices, and matrix products.
 
-Inputs have a spectral norm of about 1, unless the name of the op says another. geotorch comes with the extra
-"rivals"; without it it shows as absent.
+Inputs have a spectral norm of about 1, unless the name of the op gives another one. geotorch is part of the
+extra "rivals"; without it it is reported as absent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fastparam.functional import exp_frechet, matrix_exp, skew_exp, symmetric_ex
 
 
 class Products(torch.autograd.Function):
-    """The floor: the four products of the polynomial; for its derivative two beside each of the four, which
-    are made again. No squaring.
+    """The floor: the four products of the polynomial. The derivative computes these again, and two more for
+    each. There is no squaring.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ def _products(X: Tensor, count: int) -> Tensor:
 
 
 def geotorch(X: Tensor) -> Map | None:
-    """geotorch's module at its base point, the identity here, so that its values compare."""
+    """geotorch's module at its base point, the identity here, so that its values are comparable."""
     make = optional("geotorch", "SO")
     if make is None:
         return None
@@ -81,7 +81,7 @@ def whole_contenders(X: Tensor) -> dict[str, Map]:
 
 
 def derivative_contenders(X: Tensor) -> dict[str, Map]:
-    """Along a direction that is given; the gradient is that of the direction."""
+    """Along a given direction. The gradient is that of the direction."""
     A = X.detach() / 3
     return {
         "eager": lambda E: _block(A, E),
@@ -97,7 +97,7 @@ def _block(A: Tensor, E: Tensor) -> Tensor:
 
 
 def gaussian(norm: float) -> Draw:
-    """Skew and symmetric matrices of about that norm are made of their triangles."""
+    """Skew and symmetric matrices of about that norm are computed from their triangles."""
 
     def draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         X = torch.randn(shape, generator=generator, device=generator.device)

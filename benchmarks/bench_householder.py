@@ -1,4 +1,6 @@
-"""Products of Householder reflections: torch's, whose derivative goes by columns, and matrix products."""
+"""Benchmarks of products of Householder reflections: torch's, whose derivative goes by columns, and matrix
+products.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from fastparam.functional import householder
 
 
 class Products(torch.autograd.Function):
-    """The floor: k reflections of n x k are half a product V^T V and one V W; backward, four of that size."""
+    """The floor: k reflections of an n x k matrix are half a product V^T V and one V W; backward, four of
+    that size.
+    """
 
     @staticmethod
     def forward(ctx: Any, X: Tensor) -> Tensor:

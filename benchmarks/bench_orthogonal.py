@@ -1,8 +1,8 @@
-"""Orthogonal weights as users write them: ``layer.weight`` of registered modules and of the verb
-``orthogonal``, what a registration costs and what an assignment does.
+"""Benchmarks of orthogonal weights as users write them: ``layer.weight`` of registered modules and of the
+verb ``orthogonal``, the cost of a registration, and the cost of an assignment.
 
-All weights are read through ``torch.nn.utils.parametrize``, whose own time is part of every contender's but
-that of the floors of products.
+All weights are read through ``torch.nn.utils.parametrize``, whose own time is included for every contender
+except the floors made of products.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def layer_of(X: Tensor) -> nn.Module:
 def weight(layer: nn.Module) -> Map:
     """Returns the weight of the layer as a function of its raw weight."""
     chain = layer.parametrizations.weight
-    del chain.original  # a parameter, where the argument is to stand
+    del chain.original  # a parameter, in the place of the argument
 
     def read(X: Tensor) -> Tensor:
         chain.__dict__["original"] = X
@@ -56,7 +56,7 @@ def registered_with(X: Tensor, *modules: nn.Module) -> Map:
 
 
 def registered_with_geotorch(X: Tensor, base: Tensor) -> Map | None:
-    """With that base point; geotorch registers on orthogonal weights only."""
+    """With that base point. geotorch registers on orthogonal weights only."""
     module = geotorch(X)
     if module is None:
         return None
@@ -67,7 +67,7 @@ def registered_with_geotorch(X: Tensor, base: Tensor) -> Map | None:
 
 
 def verb(X: Tensor, function: Callable[..., nn.Module], base: Tensor | None) -> Map:
-    """``orthogonal``, with that base point or, where it is None, without trivialization."""
+    """``orthogonal`` with that base point or, if it is None, without trivialization."""
     layer = function(layer_of(X), "weight", "cayley", use_trivialization=base is not None)
     if base is not None:
         layer.parametrizations.weight[0].base.copy_(base)
@@ -91,7 +91,9 @@ def default_form(X: Tensor) -> dict[str, Map | None]:
 
 
 def floor(X: Tensor) -> Map:
-    """Products: one forward and two backward, or those of the closed form of tall matrices."""
+    """Matrix products: one in the forward pass and two in the backward pass, or those of the closed form of
+    tall matrices.
+    """
     if X.shape[-2] == X.shape[-1]:
         S = X.clone()
         return lambda X: Product.apply(X, S)
@@ -107,7 +109,7 @@ def without_base(X: Tensor) -> dict[str, Map | None]:
 
 
 def modules(X: Tensor) -> dict[str, Map | None]:
-    """The tutorial has no tall weights: there eager is torch's verb."""
+    """The tutorial has no tall weights, so for them eager is torch's verb."""
     n, k = X.shape[-2:]
     chain = (EagerSkew(), EagerCayleyMap(n))
     return {
@@ -119,7 +121,7 @@ def modules(X: Tensor) -> dict[str, Map | None]:
 
 
 def layers(X: Tensor) -> dict[str, Map]:
-    """The floor is a parametrization that does nothing: torch's own machinery."""
+    """The floor is a parametrization that does nothing: the time of torch itself."""
     chain = nn.Sequential(EagerSkew(), EagerCayleyMap(X.shape[-1])).to(X.device, X.dtype)
     return {
         "eager": weight_of(X, chain),
@@ -129,14 +131,16 @@ def layers(X: Tensor) -> dict[str, Map]:
 
 
 class Invertible(EagerCayleyMap):
-    """The tutorial's map with the tutorial's inverse."""
+    """The map of the tutorial with its inverse."""
 
     def right_inverse(self, Q: Tensor) -> Tensor:
         return torch.linalg.solve(self.Id + Q, self.Id - Q)
 
 
 def assigned(Q: Tensor) -> dict[str, Map]:
-    """``layer.weight = Q``, up to the raw weight it becomes; the floor is the call that draws a random Q."""
+    """``layer.weight = Q``, as a function from Q to the raw weight. The floor is the call that draws
+    a random Q.
+    """
 
     def assign(*modules: nn.Module) -> Map:
         layer = nn.Linear(Q.shape[-1], Q.shape[-2], bias=False, device=Q.device, dtype=Q.dtype)
@@ -157,7 +161,7 @@ def assigned(Q: Tensor) -> dict[str, Map]:
 
 
 def registered(X: Tensor) -> dict[str, Map]:
-    """``orthogonal(layer)``, up to the base point that the weight becomes; the floor as above."""
+    """``orthogonal(layer)``, as a function from the weight to the base point. The floor is as above."""
 
     def register(verb: Callable[..., nn.Module]) -> Map:
         def base(X: Tensor) -> Tensor:
@@ -179,14 +183,14 @@ def rotation(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def based(X: Tensor) -> Tensor:
-    """What the default form means."""
+    """The reference of the default form."""
     Q, base = TORCH(X), reflection(X)
     return base @ Q if X.shape[-2] >= X.shape[-1] else Q @ base.mT
 
 
 SQUARES = ((16, 16), (64, 64), (200, 200), (256, 256), (512, 512))
 OTHERS = ((22, 18), (18, 22), (220, 110), (240, 256), (512, 384), (900, 48), (64, 32, 32))
-LARGE = ((1024, 1024), (4096, 128))  # of the last, one call of torch takes seconds
+LARGE = ((1024, 1024), (4096, 128))  # one call of torch takes seconds for the last one
 
 DEFAULT = Op(
     "trivialized_cayley (orthogonal)",

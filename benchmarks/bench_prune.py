@@ -1,5 +1,5 @@
-"""Pruned weights: bit-packed and bool masks against float masks, ``where``, ``masked_fill``, torch's own
-pruning and a copy.
+"""Benchmarks of pruned weights: bit-packed and bool masks against float masks, ``where``, ``masked_fill``,
+torch's own pruning and a copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def draw(X: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def elementwise(X: Tensor) -> dict[str, Map]:
-    """One mask an element. The eager one is the tutorial's: a float mask as large as the weight."""
+    """One mask per element. The eager one is the tutorial's: a float mask as large as the weight."""
     mask = draw(X, tuple(X.shape))
     real, packed = mask.to(X.dtype), pack_mask(mask)
     torchs = CustomFromMask(mask)
@@ -44,9 +44,7 @@ def elementwise(X: Tensor) -> dict[str, Map]:
 
 
 def broadcast(*kept: int) -> Callable[[Tensor], dict[str, Map]]:
-    """A mask with elements of its own along the ``kept`` dimensions only. The eager one is a float mask of
-    that shape.
-    """
+    """A mask that varies along the ``kept`` dimensions only. The eager one is a float mask of that shape."""
 
     def build(X: Tensor) -> dict[str, Map]:
         mask = draw(X, tuple(size if d in kept else 1 for d, size in enumerate(X.shape)))
@@ -62,7 +60,7 @@ def broadcast(*kept: int) -> Callable[[Tensor], dict[str, Map]]:
 
 
 def packing(X: Tensor) -> dict[str, Map]:
-    """A bool mask into bits. The floor is a copy of the mask."""
+    """A bool mask to bits. The floor is a copy of the mask."""
     mask = draw(X, tuple(X.shape))
     return {
         "eager": lambda _: _reference.pack_mask(mask),
@@ -72,7 +70,7 @@ def packing(X: Tensor) -> dict[str, Map]:
 
 
 def unpacking(X: Tensor) -> dict[str, Map]:
-    """And back."""
+    """Bits to a bool mask."""
     mask = draw(X, tuple(X.shape))
     packed = pack_mask(mask)
     return {
@@ -94,7 +92,7 @@ class Eager(nn.Module):
 
 
 def layers(X: Tensor) -> dict[str, Map]:
-    """The floor is a parametrization that does nothing: torch's own machinery."""
+    """The floor is a parametrization that does nothing: the time of torch itself."""
 
     mask = draw(X, tuple(X.shape))
     return {

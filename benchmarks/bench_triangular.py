@@ -1,5 +1,5 @@
-"""Symmetric and skew-symmetric matrices against the eager expressions, torch.compile and a copy of the
-matrix.
+"""Benchmarks of symmetric and skew-symmetric matrices against the eager expressions, torch.compile and a copy
+of the matrix.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Eager(nn.Module):
 
 
 def layers(X: Tensor) -> dict[str, Map]:
-    """The floor is a parametrization that does nothing: torch's own machinery."""
+    """The floor is a parametrization that does nothing: the time of torch itself."""
 
     return {
         "eager": weight_of(X, Eager()),

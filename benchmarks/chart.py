@@ -1,8 +1,8 @@
 """The chart and the numbers of README, made from the saved results.
 
-``python benchmarks/chart.py --write`` draws ``docs/images/speed-light.svg`` and ``speed-dark.svg`` and fills
+``python benchmarks/chart.py --write`` draws ``docs/images/speed-light.svg`` and ``speed-dark.svg``, and fills
 the part of README between its "headline" marks. ``--check`` fails if any of them shows other numbers than the
-results. The SVG is written by hand, so that the same results make the same bytes everywhere.
+results. The SVG is written by hand, so that the same results give the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from report import NO_GPU, RESULTS, ROOT, Row, on_gpu
 README = ROOT.parent / "README.md"
 IMAGES = ROOT.parent / "docs" / "images"
 MARKS = re.compile(r"(<!-- headline -->\n).*?(<!-- end of headline -->)", re.DOTALL)
-DEVICE = "amd-epyc-2-threads"  # whose results are drawn
+DEVICE = "amd-epyc-2-threads"  # the device whose results are drawn
 PASS = "forward+backward"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A row of the results: where it stands, and the contenders by the names that a reader knows them by."""
+    """A row of the results, and the contenders with the names that are familiar to a reader."""
 
     title: str
     family: str
@@ -88,7 +88,7 @@ PANELS = (
     ),
 )
 
-# Panel, contender, and the words around the numbers.
+# The panel, the contender, and the words around the numbers.
 HEADLINE = (
     (0, "PEFT exact", "PEFT's exact OFT rotations (448 blocks of 32 x 32)"),
     (2, "eager", "torch's `orthogonal` by Cayley (a weight of 1024 x 64)"),
@@ -117,7 +117,8 @@ def headline(results: Row) -> str:
     for panel, name, words in HEADLINE:
         row = PANELS[panel].row(results)
         ours, theirs = (row["us"][who] / 1e3 for who in (OURS, name))
-        times, both = row["over"][name], f"{ours:.1f}~ms instead of {theirs:.1f}~ms"  # ~: no line ends here
+        # ~ is a space without a line break
+        times, both = row["over"][name], f"{ours:.1f}~ms instead of {theirs:.1f}~ms"
         line = f"- **{times:.0f} times** as fast as {words}: {both}."
         wrapped = textwrap.wrap(line, 110, subsequent_indent="  ", break_on_hyphens=False)
         lines += [part.replace("~", " ") for part in wrapped]
@@ -148,14 +149,14 @@ THEMES = {
 }
 WIDTH, MARGIN, GAP = 880, 12, 36
 COLUMN = (WIDTH - 2 * MARGIN - GAP) / 2
-NAMES, VALUES = 100, 112  # the room for the name on the left of a line, and for the number on its right
+NAMES, VALUES = 100, 112  # the space for the name on the left of a line, and for the number on its right
 LINE, TITLE, SPACE, AXIS = 19, 24, 16, 34
 LOW, HIGH = 0.1, 300.0  # milliseconds at the ends of the axis
 TICKS = (0.1, 1.0, 10.0, 100.0)
 
 
 def place(ms: float) -> float:
-    """Where a time stands on the axis of a column."""
+    """Returns the position of a time on the axis of a column."""
     return NAMES + math.log(ms / LOW) / math.log(HIGH / LOW) * (COLUMN - NAMES - VALUES)
 
 

@@ -1,8 +1,8 @@
 """``pytest benchmarks`` runs every race and ends with one table.
 
-All contenders of a case are timed together when the first of them comes up; each one's rounds are then handed
-to pytest-benchmark by a timer that plays them back. So its files hold rounds that were measured side by side,
-and ``pytest-benchmark compare`` works.
+All contenders of a case are timed together when the first of them is run. The rounds of each one are then
+passed to pytest-benchmark by a timer that plays them back. So its files contain rounds that were measured
+side by side, and ``pytest-benchmark compare`` works.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PLAYBACK = Playback()
 
 
 class Races:
-    """The races of a session: each is run once, when first asked for, and becomes a row."""
+    """The races of a session. Each one is run once, when it is first requested, and becomes a row."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="a few representative cases, without torch.compile")
     group.addoption("--device", choices=DEVICES, default=None, help="one device only")
     group.addoption(
-        "--no-compile", action="store_true", help="leave torch.compile out: it takes seconds a case to build"
+        "--no-compile", action="store_true", help="leave torch.compile out, which takes seconds per case"
     )
     group.addoption(
         "--budget", type=float, default=None, metavar="SECONDS", help="time to spend on the rounds of a case"
@@ -94,7 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "--save-results keeps whole runs: not with --quick, --no-compile, -k, '::' or --benchmark-disable"
         )
     if not option.benchmark_compare:
-        option.benchmark_quiet = True  # our table takes the place of pytest-benchmark's
+        option.benchmark_quiet = True  # our table replaces that of pytest-benchmark
     budget = option.budget or (0.25 if option.quick else Settings.budget)
     config.stash[RACES] = Races(
         Settings(budget, option.input_sets, compile=not (option.quick or option.no_compile))
@@ -102,7 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Groups the contenders of a case for pytest-benchmark, and keeps only what the options ask for."""
+    """Groups the contenders of a case for pytest-benchmark, and keeps only those that the options select."""
     kept, dropped = [], []
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})

@@ -1,9 +1,9 @@
 """Times the contenders of one op side by side.
 
-An ``Op`` names its contenders, a ``Case`` is one op on one shape, dtype, device and pass, ``race`` runs a
-case: outputs are judged against float64 first, then peak memory is read, then all contenders are timed in
-turns, so that what disturbs the machine disturbs them alike. Nothing here knows a particular op: a new family
-lists its ops and cases in ``bench_<family>.py``.
+An ``Op`` lists its contenders, and a ``Case`` is one op on one shape, dtype, device and pass. ``race`` runs a
+case: the outputs are first judged against float64, then peak memory is measured, and then all contenders are
+timed in turns, so that disturbances of the machine affect them equally. This module knows nothing about
+particular ops: a new family lists its ops and cases in ``bench_<family>.py``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from torch.nn.utils import parametrize
 Map = Callable[[Tensor], Tensor]
 Draw = Callable[[tuple[int, ...], torch.Generator], Tensor]
 
-SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that move
+SMALL = 16 * 16  # elements; up to here the call itself is measured, beyond it the bytes that are moved
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-GPUS = tuple(
-    device for device in DEVICES if device == "cuda"
-)  # for shapes that are too large for a CPU's patience
+GPUS = tuple(device for device in DEVICES if device == "cuda")  # for shapes that would take too long on a CPU
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -39,8 +37,8 @@ DTYPE_NAMES = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass cannot avoid, forward and forward + backward: words and bits to move an entry, operations
-    an entry and row length.
+    """The minimal work of a pass, for forward and for forward + backward: words and bits moved per entry, and
+    operations per entry and row length.
     """
 
     words: tuple[float, float]
@@ -50,13 +48,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Op:
-    """What competes: ``build(X)`` returns the contenders by name, with whatever state (a mask, a layer)
-    inputs like X need.
+    """A comparison: ``build(X)`` returns the contenders by name, with the state (a mask, a layer) that inputs
+    like X need.
 
-    "eager" and "fastparam" are required; "floor" is what no implementation can beat. "compile" is made from
-    "eager". A contender that is None is not installed. ``draw`` makes the input for a result of the given
-    shape. ``means`` has the map of a contender that, on purpose, computes another than "eager"; ``defect``
-    says how far a result is from what it should be, whatever the input was.
+    "eager" and "fastparam" are required, and "floor" is a lower bound for every implementation. "compile" is
+    made from "eager". A contender that is None is not installed. ``draw`` makes the input for a result of the
+    given shape. ``means`` contains the map of a contender that deliberately computes another one than
+    "eager". ``defect`` returns how far a result is from its property, whatever the input was.
     """
 
     name: str
@@ -70,8 +68,8 @@ class Op:
 
 @dataclass(frozen=True)
 class Case:
-    """One group of the report. The backward pass gets a dense gradient prepared beforehand and accumulates
-    nothing.
+    """One group of the report. The backward pass gets a dense gradient that was prepared beforehand, and
+    accumulates nothing.
 
     ``shape`` is that of the result.
     """
@@ -86,7 +84,7 @@ class Case:
 
     @property
     def moved(self) -> float:
-        """Bytes that must move; NaN where nobody has counted them."""
+        """Bytes that must be moved; NaN if they are not counted."""
         work, entries = self.op.work, math.prod(self.shape)
         return (
             entries * (work.words[self.backward] * self.dtype.itemsize + work.bits[self.backward] / 8)
@@ -125,7 +123,7 @@ def grid(
     devices: Iterable[str] = DEVICES,
     rounds: int = Case.rounds,
 ) -> Iterator[Case]:
-    """Yields the cases of an op on every device there is; those of the ``quick`` shapes make the short
+    """Yields the cases of an op on every available device. The cases of the ``quick`` shapes form the short
     table.
     """
     for device, dtype, shape, backward in product(devices, dtypes, shapes, passes):
@@ -134,8 +132,8 @@ def grid(
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and on how much data. ``sets`` weights take turns, as the layers of a model do, so that caches
-    do not flatter.
+    """The duration of a race and the amount of data. ``sets`` weights take turns, like the layers of a model,
+    so that caches do not make the results look better.
     """
 
     budget: float = 0.6
@@ -145,11 +143,10 @@ class Settings:
 
 @dataclass
 class Result:
-    """What one contender did: seconds per call of every round, calls a round, peak bytes allocated, relative
-    error, defect.
+    """The measurements of one contender: seconds per call in every round, calls per round, peak bytes
+    allocated, relative error, defect.
 
-    ``share`` is the part of the race's time in which its thread was running; 1 on a machine that does nothing
-    else.
+    ``share`` is the part of the time of the race in which its thread was running; it is 1 on an idle machine.
     """
 
     calls: int = 1
@@ -162,7 +159,7 @@ class Result:
 
 
 def weight_of(X: Tensor, module: nn.Module) -> Map:
-    """Returns access to ``layer.weight`` where the raw weight is X and the module parametrizes it."""
+    """Returns ``layer.weight`` as a function of the raw weight X, where the module parametrizes the layer."""
     layer = nn.Linear(X.shape[-1], X.shape[-1], bias=False, device=X.device, dtype=X.dtype)
     layer.weight = nn.Parameter(X)
     parametrize.register_parametrization(layer, "weight", module)
@@ -170,11 +167,9 @@ def weight_of(X: Tensor, module: nn.Module) -> Map:
 
 
 def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
-    """Returns the arguments of a step, several times: (X,) forward, (X, G) forward + backward."""
+    """Returns several sets of arguments of a step: (X,) for forward, (X, G) for forward + backward."""
     size = math.prod(case.shape) * case.dtype.itemsize
-    if (
-        sets is None
-    ):  # on CUDA more than the second-level cache holds; 8 small weights elsewhere, 4 large ones
+    if sets is None:  # on CUDA more than fits in the L2 cache; otherwise 8 small weights, or 4 large ones
         cache = 4 * torch.cuda.get_device_properties(0).L2_cache_size if case.device == "cuda" else 0
         sets = max(4 if size > 2**23 else 8, min(64, cache // size))
     generator = torch.Generator(case.device).manual_seed(0)
@@ -190,8 +185,8 @@ def samples(case: Case, sets: int | None) -> list[tuple[Tensor, ...]]:
 def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the step that computes the gradient.
 
-    A contender that hands the incoming gradient on without writing one (``clone`` does) is charged the copy
-    wherever bytes count, since every op here has a gradient to write.
+    If a contender returns the incoming gradient itself (as ``clone`` does), the time of a copy is added where
+    bytes count, because every op here has to write a gradient.
     """
 
     def step(X: Tensor, G: Tensor) -> Tensor:
@@ -205,8 +200,8 @@ def forward_backward(contender: Map, probe: tuple[Tensor, ...]) -> Callable[[Ten
 
 
 def peak_bytes(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
-    """Returns the most memory the step held at any moment, its result included and its arguments not, as
-    torch's allocators saw it.
+    """Returns the maximum memory that the step used at any time, including its result but not its arguments,
+    as seen by torch's allocators.
     """
     if args[0].is_cuda:
         torch.cuda.synchronize()
@@ -220,7 +215,7 @@ def peak_bytes(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
         step(*args)
     events = [
         e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"
-    ]  # signed sizes of every allocation
+    ]  # signed sizes of all allocations
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
@@ -234,8 +229,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float:
-    """Returns the seconds the step takes on all of the batch: on the host's clock, or by events on the
-    device's own.
+    """Returns the seconds that the step takes for the whole batch, by the clock of the host, or by events of
+    the device.
     """
     if batch[0][0].is_cuda:
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -253,8 +248,8 @@ def clock(step: Callable[..., Tensor], batch: list[tuple[Tensor, ...]]) -> float
 
 
 def calls_per_round(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> int:
-    """Returns how many calls make a round long enough for the clock (and, on CUDA, for the synchronisation
-    not to count).
+    """Returns the number of calls that make a round long enough for the clock (and, on CUDA, for the
+    synchronisation to be negligible).
     """
     enough = 1e-3 if args[0].is_cuda else 2e-4
     if clock(step, [args]) > 0.1:
@@ -267,7 +262,7 @@ def calls_per_round(step: Callable[..., Tensor], args: tuple[Tensor, ...]) -> in
 
 
 def truth(case: Case, probe: tuple[Tensor, ...]) -> Callable[[str], Tensor]:
-    """Returns the function that says, from float64, what a contender should return."""
+    """Returns the function that gives, from float64, the expected result of a contender."""
     wide = tuple(t.detach().double().requires_grad_(t.requires_grad) for t in probe)
     means = dict(case.op.means)
     if "eager" not in means:
@@ -284,7 +279,7 @@ def truth(case: Case, probe: tuple[Tensor, ...]) -> Callable[[str], Tensor]:
 def prepare(
     case: Case, settings: Settings, probe: tuple[Tensor, ...]
 ) -> tuple[dict[str, Callable[..., Tensor]], dict[str, Result]]:
-    """Builds every contender's step and judges its output against float64."""
+    """Builds the step of every contender and compares its output with float64."""
     built, expected = dict(case.op.build(probe[0].detach())), truth(case, probe)
     steps: dict[str, Callable[..., Tensor]] = {}
     results = {name: Result() for name in case.op.contenders}
@@ -307,7 +302,7 @@ def prepare(
                 raise
             result.failure = f"torch.compile: {error}".splitlines()[
                 0
-            ]  # no compiler here: a gap in the table, not an error of ours
+            ]  # no compiler here: leave a gap in the table, this is not our error
             continue
         steps[name] = step
         if name != "floor":
@@ -323,8 +318,8 @@ def prepare(
 
 
 def race(case: Case, settings: Settings, timed: bool = True) -> dict[str, Result]:
-    """Runs all contenders of a case, in turns, and returns what each did; round i of one is next to round i
-    of the others.
+    """Runs all contenders of a case in turns, and returns their measurements. Round i of each contender is
+    next to round i of the others.
     """
     inputs = samples(case, settings.sets if timed else 1)
     steps, results = prepare(case, settings, inputs[0])
@@ -352,8 +347,8 @@ def take_turns(
     budget: float,
     least: int,
 ) -> None:
-    """Runs rounds until the budget is spent, each in an order drawn anew: whoever went before leaves its data
-    in the caches.
+    """Runs rounds until the budget is used up, each one in a new random order, because the previous contender
+    leaves its data in the caches.
 
     The input changes from round to round.
     """

@@ -1,8 +1,8 @@
-"""The report of a run: one row a case, as a Markdown table, a JSON file a device, and a plot.
+"""The report of a run: one row per case, as a Markdown table, one JSON file per device, and a plot.
 
 ``python benchmarks/report.py benchmarks/results/*.json`` prints the tables of saved runs. Numbers in the
-documentation come from those files only: ``--write FILE`` fills the part of a document between its "results"
-marks from them, ``--check FILE`` fails if it differs.
+documentation come only from those files: ``--write FILE`` fills the part of a document between its "results"
+marks with them, and ``--check FILE`` fails if it differs.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Row = dict[str, Any]
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"
 FLOOR = 1.3  # a row above this many floors is marked
-NOISE = 2.0  # so is one whose median round took this many times its quickest,
-SHARE = 0.9  # and one whose thread did not have a core to itself: something else was running
+NOISE = 2.0  # so is a row whose median round took this many times its shortest round
+SHARE = 0.9  # and a row whose thread did not have a core to itself, because something else was running
 
 COLUMNS = (
     "op",
@@ -62,8 +62,8 @@ in each contender's own convention of the map.
 
 
 def make_row(family: str, case: Case, results: dict[str, Result]) -> Row:
-    """Returns a case's row. Ratios are medians over rounds of neighbours' quotients, which drift of the
-    machine cancels in.
+    """Returns the row of a case. Ratios are medians over rounds of the quotients of neighbours, in which
+    drift of the machine cancels.
     """
     ours, eager = results["fastparam"], results["eager"]
     timed = {name: result for name, result in results.items() if result.seconds}
@@ -97,12 +97,14 @@ def make_row(family: str, case: Case, results: dict[str, Result]) -> Row:
 
 
 def disturbed(row: Row) -> bool:
-    """Says whether something else ran on the machine meanwhile, so that the row proves nothing."""
+    """Returns whether something else ran on the machine during the measurement, so that the row proves
+    nothing.
+    """
     return bool(row["noise"] > NOISE or row["share"] < SHARE)
 
 
 def notes(row: Row) -> str:
-    """Says where we lose, and what the fixed columns have no room for."""
+    """Returns the remarks on a row: where we are slower, and values that have no column of their own."""
     found = [
         f"{ratio:.2f}x {name}" for name, ratio in row["over"].items() if name not in ("eager", "compile")
     ]
@@ -126,7 +128,7 @@ def memory_of_eager(row: Row) -> float | None:
     return peak["fastparam"] / peak["eager"] if peak["eager"] else None
 
 
-# How a row fills a column; what is not here is a label of the row.
+# The text of a row in each column. Columns that are not listed here are labels of the row.
 CELLS: dict[str, Callable[[Row], str]] = {
     "eager us": lambda row: f"{row['us']['eager']:.1f}",
     "fastparam us": lambda row: f"{row['us']['fastparam']:.1f}",
@@ -142,14 +144,14 @@ CELLS: dict[str, Callable[[Row], str]] = {
 
 
 def table(rows: Iterable[Row], columns: tuple[str, ...] = COLUMNS) -> str:
-    """Returns the table of all rows, of labels first, then numbers, and notes last."""
+    """Returns the table of all rows: labels first, then numbers, and notes last."""
     labels = sum(column not in CELLS for column in columns)
     lines = (tuple(CELLS[c](row) if c in CELLS else row[c] for c in columns) for row in rows)
     return aligned([columns, *lines], range(labels, len(columns) - 1))
 
 
 def contenders(row: Row) -> Iterator[tuple[str, ...]]:
-    """Yields the cells of all that took part in a row, in the order of CONTENDERS."""
+    """Yields the cells of all contenders of a row, in the order of CONTENDERS."""
     labels = tuple(row[key] for key in COLUMNS[:5])
     times = {"fastparam": 1.0, "floor": 1 / row["of_floor"], **row["over"]}
     for name, us in row["us"].items():
@@ -162,8 +164,8 @@ def contenders(row: Row) -> Iterator[tuple[str, ...]]:
 
 
 def markdown(rows: Iterable[Row]) -> str:
-    """Returns the table of all rows, and below it that of all contenders of those whose results should be
-    orthogonal.
+    """Returns the table of all rows and, below it, the table of all contenders for the rows whose results
+    should be orthogonal.
     """
     rows = list(rows)
     tables = [table(rows)]
@@ -178,9 +180,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def aligned(table: list[tuple[str, ...]], numbers: range) -> str:
-    """Returns a Markdown table whose columns are aligned, so that it reads the same in a terminal and in a
-    document.
-    """
+    """Returns a Markdown table with aligned columns, which reads the same in a terminal and in a document."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
 
     def line(row: tuple[str, ...]) -> str:
@@ -208,7 +208,7 @@ def cpu_name() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Returns what a number depends on."""
+    """Returns the parts of the environment that a number depends on."""
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -225,7 +225,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the commit that is measured, which a copy without its history is told by FASTPARAM_COMMIT."""
+    """Returns the commit that is measured. A copy without history gets it from FASTPARAM_COMMIT."""
     found = _output("git", "rev-parse", "--short", "HEAD") + (
         "+changes" if _output("git", "status", "--porcelain") else ""
     )
@@ -233,7 +233,7 @@ def commit() -> str:
 
 
 def about() -> dict[str, Any]:
-    """Returns what stands beside every saved number."""
+    """Returns the description that is saved with every number."""
     return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit(), **environment()}
 
 
@@ -242,8 +242,8 @@ def file_name(device: str) -> str:
 
 
 def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
-    """Writes ``<device>.json`` and ``<device>.md`` for every device of the run; families not run keep what
-    they had.
+    """Writes ``<device>.json`` and ``<device>.md`` for every device of the run. Families that were not run
+    keep their previous results.
     """
     now = about()
     folder.mkdir(parents=True, exist_ok=True)
@@ -262,12 +262,12 @@ def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
 
 
 def heading(family: str, run: dict[str, Any]) -> list[str]:
-    """Returns what stands above a family's rows: its name, and what it was measured with."""
+    """Returns the lines above the rows of a family: its name, and the conditions of the measurement."""
     return [f"## {family}", ", ".join(f"{key} {value}" for key, value in run["environment"].items())]
 
 
 def document(saved: dict[str, Any]) -> str:
-    """Returns a saved device's families as Markdown."""
+    """Returns the families of a saved device as Markdown."""
     parts = [f"# {saved['device']}"]
     for family, run in saved["families"].items():
         parts += [*heading(family, run), markdown(run["rows"])]
@@ -346,7 +346,7 @@ HIGHLIGHTS = (
 
 
 def highlights(path: Path) -> str:
-    """Returns the rows of a saved run that the documentation quotes, and what they were measured with."""
+    """Returns the rows of a saved run that the documentation quotes, and its conditions."""
     saved = json.loads(path.read_text())
     lines = []
     for family, run in saved["families"].items():
@@ -383,13 +383,13 @@ NO_GPU = "There are no GPU numbers yet: the CUDA kernels have not been measured 
 
 
 def on_gpu(path: Path) -> bool:
-    """Says whether a saved run is a GPU's."""
+    """Returns whether a saved run is from a GPU."""
     families = json.loads(path.read_text())["families"].values()
     return any(row["device"] == "cuda" for run in families for row in run["rows"])
 
 
 def filled(text: str) -> str:
-    """Returns a document with its part between the marks made anew from the saved runs."""
+    """Returns a document in which the part between the marks is replaced by the tables of the saved runs."""
     paths = sorted(RESULTS.glob("*.json"))
     parts = [highlights(path) for path in paths] + ([] if any(map(on_gpu, paths)) else [NO_GPU])
     body = "\n".join(parts)

@@ -1,14 +1,15 @@
 """Trains orthogonal and pruned layers that FSDP2 has sharded over several processes, and resumes them in one.
 
-Every process holds a part of each parameter. Outside of the forward passes of the layers the parameters are
+Every process holds a part of each parameter. Outside of the forward passes of the layers, the parameters are
 DTensors, and so is the constrained weight that the regulariser reads there. ``torch.distributed.checkpoint``
-writes the checkpoint, each process its own shards, and reads it into as many processes as the next run has::
+writes the checkpoint, to which each process contributes its own shards, and reads it into any number of
+processes::
 
     torchrun --nproc-per-node 2 examples/distributed.py --save checkpoint
     python examples/distributed.py --resume checkpoint
 
-Both runs end by printing the loss over the test images; it is the same number. The processes use nccl where
-there are GPUs, else gloo. On several machines, this line runs on each of them::
+At the end, both runs print the loss on the test images, which is the same number. The processes use nccl if
+there are GPUs, and otherwise gloo. To use several machines, run this line on each of them::
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         examples/distributed.py --save checkpoint
@@ -32,7 +33,7 @@ import fastparam
 
 
 def network() -> nn.Sequential:
-    """An orthogonal layer, an orthogonal one with more rows than columns, a pruned one."""
+    """An orthogonal layer, an orthogonal layer with more rows than columns, and a pruned layer."""
     torch.manual_seed(0)
     square, tall, pruned = nn.Linear(64, 64), nn.Linear(64, 128), nn.Linear(128, 10)
     parametrize.register_parametrization(square, "weight", fastparam.SkewCayley())
@@ -42,7 +43,7 @@ def network() -> nn.Sequential:
 
 
 def train(model: nn.Sequential, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
-    """One epoch. Each process takes its share of every batch; FSDP2 averages their gradients."""
+    """Trains for one epoch. Each process uses its share of every batch, and FSDP2 averages the gradients."""
     rank, world = dist.get_rank(), dist.get_world_size()
     for batch in torch.arange(len(images), device=images.device).split(BATCH):
         mine = batch[rank::world]
@@ -106,8 +107,9 @@ def main() -> None:
     assert int((model[5].weight.full_tensor() == 0).sum()) == 640
     if dist.get_rank() == 0:
         print(f"processes: {dist.get_world_size()}, test loss: {loss:.6f}")
-    # A thread of gloo drops the tensors of a collective after the collective has returned, and takes Python's
-    # lock for it. If Python is ending by then, the thread aborts the process; the barrier leaves it the lock.
+    # A thread of gloo drops the tensors of a collective after the collective has returned, and takes
+    # Python's lock for this. If Python is already shutting down, the thread aborts the process. The barrier
+    # lets it finish.
     dist.barrier()
     dist.destroy_process_group()
 

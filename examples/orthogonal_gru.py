@@ -1,9 +1,9 @@
 """Trains a GRU whose three recurrent kernels are orthogonal on handwritten digits, row by row.
 
-``torch.nn.GRU`` keeps the kernels of its gates in one tensor, ``weight_hh_l0`` of shape (3n, n).
-``fastparam.SkewCayley(blocks=3)`` makes each of them orthogonal; the same in plain torch is trained beside
-it. Both start from the same numbers and see the same batches, so that their loss curves agree to rounding.
-The steps take turns, and the medians of their times are printed.
+``torch.nn.GRU`` stores the kernels of its gates in one tensor, ``weight_hh_l0`` of shape (3n, n).
+``fastparam.SkewCayley(blocks=3)`` makes each of them orthogonal. The same model in plain torch is trained
+side by side with it. Both start from the same weights and see the same batches, so their loss curves agree up
+to rounding. The steps take turns, and the medians of their times are printed.
 
 Run ``python examples/orthogonal_gru.py [--epochs 8] [--device cuda]``.
 """
@@ -24,7 +24,7 @@ HIDDEN = 96
 
 
 class EagerBlocks(nn.Module):
-    """The map of each gate's kernel in plain torch."""
+    """The map of the kernel of each gate in plain torch."""
 
     def forward(self, X: Tensor) -> Tensor:
         T = X.unflatten(0, (3, -1)).triu(1)
@@ -45,7 +45,8 @@ class Network(nn.Module):
 def run(module: nn.Module, device: str) -> Run:
     torch.manual_seed(0)
     model = Network(module).to(device)
-    # A larger eps than Adam's own: it divides by it gradients that are mere rounding.
+    # eps is larger than Adam's default, because Adam would otherwise magnify gradients that are only
+    # rounding errors.
     return Run(model, torch.optim.Adam(model.parameters(), lr=3e-3, eps=1e-4))
 
 

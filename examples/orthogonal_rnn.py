@@ -4,13 +4,13 @@ fastparam.
 The network reads an image of 8 x 8 pixels as 8 steps of 8 pixels. Its recurrent kernel, 160 x 160, is
 
 - unconstrained: it starts orthogonal and drifts away;
-- in plain torch: ``Skew`` and ``CayleyMap`` as the parametrizations tutorial writes them;
-- with fastparam: ``fastparam.SkewCayley``, the two fused.
+- in plain torch: ``Skew`` and ``CayleyMap`` as in the parametrizations tutorial;
+- with fastparam: ``fastparam.SkewCayley``, which fuses the two.
 
-All start from the same kernel and see the same batches; ``parametrize.cached()`` computes it once a sequence.
-The last two must follow the same loss curve to rounding. What is timed is the whole training step (forward,
-loss, backward, Adam); the three take turns step by step, and medians are printed; what the constraint adds is
-the median of the differences to the unconstrained step next to it.
+All runs start from the same kernel and see the same batches. ``parametrize.cached()`` computes the kernel
+once per sequence. The last two must follow the same loss curve up to rounding. The whole training step is
+timed (forward, loss, backward, Adam); the three runs take turns step by step, and medians are printed. The
+cost of the constraint is the median of the differences to the neighbouring unconstrained step.
 
 Run ``python examples/orthogonal_rnn.py [--epochs 12] [--device cuda] [--out orthogonal_rnn.png]``.
 """
@@ -37,7 +37,7 @@ HIDDEN = 160
 
 
 class EagerSkew(nn.Module):
-    """The map in plain torch, as the tutorial has it."""
+    """The map in plain torch, as in the tutorial."""
 
     def forward(self, X: Tensor) -> Tensor:
         A = X.triu(1)
@@ -45,7 +45,7 @@ class EagerSkew(nn.Module):
 
 
 class EagerCayley(nn.Module):
-    """The map in plain torch, as the tutorial has it."""
+    """The map in plain torch, as in the tutorial."""
 
     Id: Tensor
 
@@ -57,7 +57,7 @@ class EagerCayley(nn.Module):
         return torch.linalg.solve(self.Id + A, self.Id - A)
 
 
-# name: what makes the maps of the recurrent kernel
+# name: a function that makes the maps of the recurrent kernel
 VARIANTS = {
     "unconstrained": lambda: (),
     "plain torch": lambda: (EagerSkew(), EagerCayley(HIDDEN)),
@@ -66,8 +66,8 @@ VARIANTS = {
 
 
 def rotations() -> Tensor:
-    """Returns X with the skew-symmetric A of rotations by random angles up to a right one, each in a plane of
-    its own.
+    """Returns X for the skew-symmetric A of rotations by random angles of at most 90 degrees, in independent
+    planes.
     """
     angles = (torch.rand(HIDDEN // 2, generator=torch.Generator().manual_seed(0)) - 0.5) * math.pi
     X = torch.zeros(HIDDEN, HIDDEN)
@@ -76,7 +76,7 @@ def rotations() -> Tensor:
 
 
 class Network(nn.Module):
-    """h <- modrelu(K h + U x + b), after the last row a linear layer."""
+    """h <- modrelu(K h + U x + b), and a linear layer after the last row."""
 
     def __init__(self, maps: tuple[nn.Module, ...]) -> None:
         super().__init__()
@@ -100,13 +100,13 @@ class Network(nn.Module):
 
 
 class OrthogonalRun(Run):
-    """And the orthogonality error after each step."""
+    """A run that also records the orthogonality error after each step."""
 
     def __init__(self, maps: tuple[nn.Module, ...], device: str) -> None:
         torch.manual_seed(0)
         model = Network(maps).to(device)
-        # Adam divides each gradient by its size: a small eps would blow up those that are mere rounding, and
-        # the curves would part.
+        # Adam divides each gradient by its size. A small eps would magnify gradients that are only rounding
+        # errors, and the curves would diverge.
         super().__init__(model, torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-4))
         self.defects: list[float] = []
 
@@ -122,8 +122,8 @@ class OrthogonalRun(Run):
 
 
 def plot(runs: dict[str, OrthogonalRun], path: Path) -> None:
-    """Draws the two constrained loss curves, which lie on each other, the kernels' orthogonality, and the
-    time per step of all runs.
+    """Draws the two constrained loss curves, which coincide, the orthogonality of the kernels, and the time
+    per step of all runs.
     """
     figure, (curve, defect, bars) = plt.subplots(
         1, 3, figsize=(16, 4), width_ratios=(2, 2, 1.5), layout="constrained"
@@ -149,8 +149,8 @@ def plot(runs: dict[str, OrthogonalRun], path: Path) -> None:
 
 
 def report(runs: dict[str, OrthogonalRun], images: Tensor, labels: Tensor) -> None:
-    """Prints time per step, what the constraint adds to it, the worst orthogonality seen, final loss and
-    accuracy on unseen images.
+    """Prints the time per step, the cost of the constraint, the worst orthogonality error, and the final loss
+    and accuracy on unseen images.
     """
     base = runs["unconstrained"].seconds
     heads = ("constraint adds", 17), ("max |K^T K - I|", 17), ("last loss", 11), ("test accuracy", 15)

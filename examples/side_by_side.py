@@ -1,4 +1,4 @@
-"""What the training examples share: scikit-learn's digits, and several models trained on them side by
+"""Shared by the training examples: the digits of scikit-learn, and the training of several models side by
 side.
 """
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 BATCH = 64
-TEST = 360  # of the images
+TEST = 360  # images
 
 
 class Run:
-    """A model, its optimizer, and what was seen of its training: loss and seconds of each step."""
+    """A model, its optimizer, and the records of its training: loss and seconds of each step."""
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
@@ -24,7 +24,7 @@ class Run:
         self.seconds: list[float] = []
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """One training step; the clock stops when its loss has arrived and the device is idle."""
+        """Performs one training step. The clock stops when its loss has arrived and the device is idle."""
         start = time.perf_counter()
         self.optimizer.zero_grad()
         loss = nn.functional.cross_entropy(self.model(images), labels)
@@ -41,7 +41,9 @@ class Run:
 
 
 def digits(device: str) -> tuple[Tensor, Tensor]:
-    """Returns the 1797 images that scikit-learn ships, shuffled: (N, 8, 8) in [0, 1], and their labels."""
+    """Returns the 1797 images of scikit-learn, shuffled, of shape (N, 8, 8) with values in [0, 1], and their
+    labels.
+    """
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
     images = torch.tensor(data.images, dtype=torch.float32)[order] / 16
@@ -49,7 +51,7 @@ def digits(device: str) -> tuple[Tensor, Tensor]:
 
 
 def train(runs: dict[str, Run], images: Tensor, labels: Tensor, epochs: int) -> None:
-    """Trains all runs on the same batches; who goes first changes from step to step."""
+    """Trains all runs on the same batches. The run that goes first changes from step to step."""
     order = list(runs.values())
     shuffle = torch.Generator().manual_seed(0)
     with tqdm(total=epochs * -(-len(images) // BATCH), unit="step", desc="training") as bar:

@@ -1,9 +1,9 @@
-"""Fits the covariance of real data by gradient descent: a parameter that stays symmetric positive definite.
+"""Fits the covariance of real data by gradient descent, with a parameter that stays symmetric positive
+definite.
 
-The likelihood of a Gaussian is maximal at the sample covariance, so that what the optimizer finds can be
-checked. ``fastparam.PositiveDefinite`` makes the covariance of a free matrix; nothing is projected or
-clipped.
-The data are thirteen measurements of 178 wines, standardized: scikit-learn has them.
+The likelihood of a Gaussian is maximal at the sample covariance, so the result of the optimizer can be
+checked. ``fastparam.PositiveDefinite`` computes the covariance from an unconstrained matrix, and nothing is
+projected or clipped. The data are thirteen measurements of 178 wines, standardized, from scikit-learn.
 
 Run ``python examples/spd.py [--steps 16]``.
 """
@@ -27,7 +27,7 @@ class Gaussian(nn.Module):
         fastparam.parametrizations.positive_definite(self, "covariance")  # the identity is kept
 
     def forward(self, X: Tensor) -> Tensor:
-        """Minus the mean log-likelihood of centred rows."""
+        """Returns minus the mean log-likelihood of centred rows."""
         L = torch.linalg.cholesky(self.covariance)
         squares = torch.linalg.solve_triangular(L, X.mT, upper=False).square().sum(0)
         return squares.mean() / 2 + L.diagonal().log().sum() + X.shape[1] / 2 * math.log(2 * math.pi)

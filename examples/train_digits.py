@@ -1,17 +1,17 @@
-"""Trains one network on handwritten digits three times, side by side, and shows what constrained weights
-cost.
+"""Trains one network on handwritten digits three times, side by side, and shows the cost of constrained
+weights.
 
-The network has symmetric 3 x 3 kernels, a symmetric 512 x 512 and a skew-symmetric 512 x 512 weight. It is
-trained
+The network has symmetric 3 x 3 kernels, a symmetric 512 x 512 weight and a skew-symmetric 512 x 512 weight.
+It is trained
 
-- unconstrained: the same layers, plain weights;
-- in plain torch: the maps as the parametrizations tutorial writes them;
+- unconstrained: the same layers, with plain weights;
+- in plain torch: the maps as in the parametrizations tutorial;
 - with fastparam.
 
-All start from the same weights and see the same batches. The last two must follow the same loss curve to
-rounding. What is timed is the whole training step (forward, loss, backward, Adam); the three take turns step
-by step, and medians are printed; what the constraints add is the median of the differences to the
-unconstrained step next to it.
+All runs start from the same weights and see the same batches. The last two must follow the same loss curve up
+to rounding. The whole training step is timed (forward, loss, backward, Adam); the three runs take turns step
+by step, and medians are printed. The cost of the constraints is the median of the differences to the
+neighbouring unconstrained step.
 
 Run ``python examples/train_digits.py [--epochs 6] [--device cuda] [--out curve.png]``.
 """
@@ -38,7 +38,7 @@ HIDDEN = 512
 
 
 class EagerSymmetric(nn.Module):
-    """The map in plain torch, as the tutorial has it."""
+    """The map in plain torch, as in the tutorial."""
 
     def forward(self, X: Tensor) -> Tensor:
         return X.triu() + X.triu(1).mT
@@ -48,7 +48,7 @@ class EagerSymmetric(nn.Module):
 
 
 class EagerSkew(nn.Module):
-    """The map in plain torch, as the tutorial has it."""
+    """The map in plain torch, as in the tutorial."""
 
     def forward(self, X: Tensor) -> Tensor:
         A = X.triu(1)
@@ -85,7 +85,7 @@ def start(maps: tuple[Callable[[], nn.Module], ...], device: str) -> Run:
 
 
 def plot(runs: dict[str, Run], path: Path) -> None:
-    """Draws the two constrained loss curves, which lie on each other, and the time per step of all runs."""
+    """Draws the two constrained loss curves, which coincide, and the time per step of all runs."""
     figure, (curve, bars) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=(2, 1), layout="constrained")
     curve.plot(runs["plain torch"].losses, linewidth=5, alpha=0.35, label="plain torch")
     curve.plot(runs["fastparam"].losses, linewidth=1.2, color="black", label="fastparam")
@@ -101,7 +101,9 @@ def plot(runs: dict[str, Run], path: Path) -> None:
 
 
 def report(runs: dict[str, Run], images: Tensor, labels: Tensor) -> None:
-    """Prints time per step, what the constraints add to it, final loss and accuracy on unseen images."""
+    """Prints the time per step, the cost of the constraints, and the final loss and accuracy on unseen
+    images.
+    """
     base = runs["unconstrained"].seconds
     print(f"{'':14}{'ms per step':>12}{'constraints add':>17}{'last loss':>11}{'test accuracy':>15}")
     for name, run in runs.items():

@@ -1,9 +1,9 @@
-"""The PyTorch parametrizations tutorial, step by step, with fastparam's modules; every claim it makes is
+"""The PyTorch parametrizations tutorial, step by step, with the modules of fastparam. Every claim is
 asserted.
 
-Run ``python examples/tutorial.py``. The tutorial:
-https://pytorch.org/tutorials/intermediate/parametrizations.html Modules marked "eager form" are written here
-in plain torch.
+Run ``python examples/tutorial.py``. The tutorial is at
+https://pytorch.org/tutorials/intermediate/parametrizations.html. Modules marked "eager form" are written in
+plain torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import fastparam
 
 
 class LinearSymmetric(nn.Module):
-    """What one writes without parametrizations: the layer itself is implemented again. Eager form."""
+    """A layer without parametrizations, which has to be implemented again. Eager form."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class LinearSymmetric(nn.Module):
 
 
 class Counting(nn.Module):
-    """The identity, counting its calls: shows when a weight is computed. Eager form."""
+    """The identity, which counts its calls to show when a weight is computed. Eager form."""
 
     calls = 0
 
@@ -40,7 +40,7 @@ class Counting(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplies by a learned number: a parametrization with a parameter of its own. Eager form."""
+    """Multiplies by a learned number: a parametrization with its own parameter. Eager form."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class RankOne(nn.Module):
         return x[:, None] * y[None, :]
 
     def right_inverse(self, Z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the leading singular pair: a projection, exact on matrices of rank one."""
+        """Returns the leading singular pair: a projection, which is exact on matrices of rank one."""
         U, S, Vh = torch.linalg.svd(Z, full_matrices=False)
         root = S[0].sqrt()
         return U[:, 0] * root, Vh[0] * root
@@ -197,7 +197,7 @@ def initialising() -> None:
         for any_orthogonal in (
             Q,
             -Q,
-        ):  # one of determinant 1, the other of -1, which the map alone does not reach
+        ):  # one of determinant 1, the other one of -1, which the map alone cannot produce
             layer.weight = any_orthogonal
             assert_close(layer.weight, any_orthogonal, rtol=1e-5, atol=1e-5)
     A = fastparam.functional.skew(torch.randn(3, 3))

@@ -1,5 +1,5 @@
-"""A device's own limits, measured: how fast it copies memory and how fast it multiplies matrices; and the
-time they leave for a case.
+"""Measures the limits of a device, its rates of copying memory and of multiplying matrices, and computes the
+time that they allow for a case.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from measure import DTYPE_NAMES, Case, clock
 from torch import Tensor
 
-COPIED = 2**30  # bytes of each buffer, on a GPU: many times any cache
+COPIED = 2**30  # bytes per buffer, on a GPU: much larger than any cache
 ORDER = 8192
 RATES = {
     torch.float32: 1,
@@ -21,7 +21,7 @@ RATES = {
 
 
 def copy_rate(device: str, size: int = COPIED, rounds: int = 15) -> float:
-    """Bytes a second of a copy within the device, read and written ones counted."""
+    """Bytes per second of a copy within the device. Both the bytes read and the bytes written are counted."""
     buffers = [torch.randn(size // 4, device=device) for _ in range(4)]
 
     def copy(target: Tensor, source: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def copy_rate(device: str, size: int = COPIED, rounds: int = 15) -> float:
 
 
 def product_rate(device: str, dtype: torch.dtype, order: int = ORDER, rounds: int = 5) -> float:
-    """Operations a second of one large matrix product, in the precision of its dtype."""
+    """Operations per second of one large matrix product, in the precision of its dtype."""
     A, B = (torch.randn(order, order, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(A)
 
@@ -45,7 +45,7 @@ def product_rate(device: str, dtype: torch.dtype, order: int = ORDER, rounds: in
 
 
 def measured(device: str, size: int = COPIED, order: int = ORDER) -> dict[str, float]:
-    """The ceilings by name: bytes a second, and operations a second of each dtype."""
+    """The ceilings by name: bytes per second, and operations per second of each dtype."""
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False  # the ops compute in full float32
     try:
@@ -59,10 +59,10 @@ def measured(device: str, size: int = COPIED, order: int = ORDER) -> dict[str, f
 
 
 def floor_seconds(case: Case, rates: dict[str, float]) -> float:
-    """The counted bytes at the copy's rate, or the counted operations at the matrix product's: the longer
-    one. NaN where not counted.
+    """The counted bytes at the rate of a copy, or the counted operations at the rate of a matrix product,
+    whichever takes longer. NaN if they are not counted.
 
-    Half precision computes in float32.
+    Half precision is computed in float32.
     """
     arithmetic = rates["float64" if case.dtype == torch.float64 else "float32"]
     return math.nan if math.isnan(case.moved) else max(case.moved / rates["copy"], case.flops / arithmetic)

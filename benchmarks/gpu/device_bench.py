@@ -1,8 +1,9 @@
 """Measures every case of every bench_*.py on one device within a given time, and writes one JSON file.
 
-``python benchmarks/gpu/device_bench.py --seconds 100 --out build/gpu/bench.json``: the device's ceilings
-first, then each case without torch.compile, then again with it for the quick and the large ones, whose
-compilation takes seconds. What there was no time for is named.
+``python benchmarks/gpu/device_bench.py --seconds 100 --out build/gpu/bench.json`` first measures the ceilings
+of the device and then each case without torch.compile. The quick cases and the large ones are then measured
+again with torch.compile, which takes seconds to compile them. Cases that did not fit into the time are
+listed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ import ceilings  # noqa: E402
 import report  # noqa: E402
 from measure import Case, Settings, race  # noqa: E402
 
-BUDGET = 0.1  # seconds of rounds a case
-COMPILED_FROM = 2**26  # bytes: from here on a case is worth the seconds that torch.compile takes
-COMPILING = 25  # seconds that must be left to begin with torch.compile, whose first call is slow
+BUDGET = 0.1  # seconds of rounds per case
+COMPILED_FROM = 2**26  # bytes: larger cases are worth the seconds that torch.compile takes
+COMPILING = 25  # seconds that must be left before a case with torch.compile, whose first call is slow
 Job = tuple[str, Case, bool]  # family, case, with torch.compile
 
 
@@ -42,8 +43,8 @@ def families() -> dict[str, list[Case]]:
 
 
 def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[Job]:
-    """Yields what is to be measured, the most telling first, so that the end of the time cuts what matters
-    least; families take turns.
+    """Yields the measurements, the most informative first, so that the least important ones are cut when time
+    runs out. Families take turns.
     """
     mine = {
         family: [case for case in listed if case.device == device and re.search(only, str(case))]
@@ -78,8 +79,8 @@ def measure(job: Job, rates: dict[str, float]) -> report.Row:
 
 
 def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], deadline: float) -> int:
-    """Measures until all is done or the deadline has come; the file is whole after every case. Returns how
-    many cases failed.
+    """Measures until all jobs are done or the deadline has passed. The file is complete after every case.
+    Returns the number of cases that failed.
     """
     rows: dict[str, report.Row] = {}
     saved: dict[str, Any] = {
@@ -97,9 +98,7 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
             saved["left_out"].append(label)
             continue
         try:
-            rows[str(case)] = measure(
-                job, rates
-            )  # the one with torch.compile takes the place of the one without
+            rows[str(case)] = measure(job, rates)  # the one with torch.compile replaces the one without
         except torch.OutOfMemoryError:
             saved["left_out"].append(f"{label} (memory)")
         except Exception as error:
@@ -136,7 +135,7 @@ def main() -> int:
         "--only",
         default="",
         metavar="REGEX",
-        help="cases whose label matches, as symmetric-4096x4096-float32-cuda-forward",
+        help="cases whose label matches, such as symmetric-4096x4096-float32-cuda-forward",
     )
     parser.add_argument("--out", type=Path, default=BENCHMARKS.parent / "build" / "gpu" / "bench.json")
     options = parser.parse_args()

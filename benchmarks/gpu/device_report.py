@@ -1,5 +1,5 @@
-"""Writes the report of a GPU from what the phases of ``make gpu`` left: <device>.json, <device>.md and a plot
-an op.
+"""Writes the report of a GPU from the files that the phases of ``make gpu`` left: <device>.json, <device>.md
+and one plot per op.
 
 ``python benchmarks/gpu/device_report.py build/gpu benchmarks/results``
 """
@@ -42,8 +42,8 @@ largest entry. "-" was not measured."""
 
 
 def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
-    """Returns what <device>.json holds: the same families as every saved run, and what only a GPU's report
-    has.
+    """Returns the content of <device>.json: the same families as every saved run, and the parts that only the
+    report of a GPU has.
     """
     about, names = bench["about"], dict.fromkeys(row["family"] for row in bench["rows"])
     families = {
@@ -88,19 +88,21 @@ def suffix(op: str) -> str:
 
 
 def lines(rows: list[report.Row]) -> Iterator[tuple[str, list[tuple[int, report.Row]]]]:
-    """Yields an op's float32 rows by pass, single matrices and batches apart, over the order of a matrix."""
+    """Yields the float32 rows of an op by pass, single matrices and batches apart, over the order of a
+    matrix.
+    """
     found: dict[str, dict[int, report.Row]] = {}
     for row in rows:
         sizes = [int(size) for size in row["shape"].split("x")]
         if row["dtype"] == "float32" and len(sizes) >= 2 and sizes[-1] == sizes[-2]:
             of_one = found.setdefault(f"{row['pass']}, {'single' if len(sizes) == 2 else 'batch'}", {})
-            of_one[sizes[-1]] = row  # of batches of one order the last listed, which is the largest
+            of_one[sizes[-1]] = row  # among batches of one order the last one listed, which is the largest
     for label, points in found.items():
         yield label, sorted(points.items())
 
 
 def plot(op: str, rows: list[report.Row], path: Path) -> None:
-    """Draws speed-up over eager, and the fraction of the ceiling where it is known, over n."""
+    """Draws the speed-up over eager and, where it is known, the fraction of the ceiling, over n."""
     ceiling = ("fraction of the measured ceiling", lambda row: row.get("of_ceiling"))
     speed = (f"{op}: times faster than eager", report.speed_up)
     report.draw_beside(path, list(lines(rows)), speed, ceiling)

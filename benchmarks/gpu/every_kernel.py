@@ -1,8 +1,9 @@
-"""Runs every op of tests/table.py once, forward and backward, at sizes that reach each of its kernels: what
-compute-sanitizer watches.
+"""Runs every op of tests/table.py once, forward and backward, at sizes that reach each of its kernels, for
+compute-sanitizer.
 
-``--names`` says instead which of the library's kernels ran, ``--small`` keeps the large batches to float32,
-``--device cpu`` tries it here. Inputs are made on the CPU and copied, so that hardly a kernel but ours runs.
+``--names`` prints which kernels of the library ran, ``--small`` limits the large batches to float32, and
+``--device cpu`` tries the script on the CPU. Inputs are made on the CPU and copied, so that hardly any other
+kernels run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from table import CASES, Case  # noqa: E402
 import fastparam  # noqa: E402
 from fastparam.functional import pack_mask, unpack_mask  # noqa: E402
 
-# (batch, n): around the sizes at which the choice of a kernel changes; 16-byte accesses where 4 divides n
+# (batch, n): around the sizes at which the choice of a kernel changes; accesses have 16 bytes if 4 divides n
 SHAPES = (
     (5, 3),
     (3, 4),
@@ -53,7 +54,7 @@ def runs(small: bool) -> Iterator[tuple[Case, int, int, torch.dtype]]:
     for case in CASES:
         for dtype in DTYPES + (
             (torch.complex128,) if case.word == "masked_prune" else ()
-        ):  # others have no kernels for it
+        ):  # other ops have no kernels for it
             for batch, n in SHAPES + (MANY if case.linear and (dtype == torch.float32 or not small) else ()):
                 yield case, batch, n, dtype
 
@@ -63,7 +64,7 @@ def on(device: str, value: object) -> object:
 
 
 def step(case: Case, batch: int, n: int, dtype: torch.dtype, device: str) -> None:
-    """Forward and backward, both copied to the host, where an error of a kernel shows."""
+    """Runs forward and backward, and copies both results to the host, which reports errors of kernels."""
     cpu = case.inputs(batch, n=n, dtype=dtype, grad=False)
     X = tuple(x.to(device).requires_grad_() for x in cpu)
     there = dataclasses.replace(case, others=tuple(on(device, a) for a in case.arguments(cpu[0])))
@@ -86,7 +87,7 @@ def everything(device: str, small: bool) -> int:
 
 
 def names(device: str) -> str:
-    """Which kernels of the library have run, as one sentence."""
+    """Returns one sentence that lists the kernels of the library that ran."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         everything(device, small=False)
     ran = {found[1] for event in seen.events() if (found := re.search(r"fastparam::cuda::(\w+)", event.name))}

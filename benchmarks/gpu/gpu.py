@@ -1,17 +1,20 @@
-"""``make gpu``: builds for the GPU that is here, tests, sanitizes, measures and reports, within eight minutes
-and without a network.
+"""``make gpu``: builds for the GPU of this machine, tests, sanitizes, measures and reports, within eight
+minutes and without a network.
 
     python benchmarks/gpu/gpu.py                     every phase
-    python benchmarks/gpu/gpu.py test bench          these
+    python benchmarks/gpu/gpu.py test bench          only these phases
 
-build     fastparam in place, for the architecture of the first visible device
-test      the CUDA tests, several files at a time
-sanitize  memcheck, racecheck, initcheck and synccheck over every kernel (every_kernel.py), where
-compute-sanitizer is present bench     the device's ceilings, then every benchmark (device_bench.py) report
-<device>.json, <device>.md and plots (device_report.py) into --out, benchmarks/results if it is not given
+build     builds fastparam in place, for the architecture of the first visible device
+test      runs the CUDA tests, several files at a time
+sanitize  runs memcheck, racecheck, initcheck and synccheck on every kernel (every_kernel.py), if
+          compute-sanitizer is present
+bench     measures the ceilings of the device, then runs every benchmark (device_bench.py)
+report    writes <device>.json, <device>.md and plots (device_report.py) to --out, by default
+          benchmarks/results
 
-It wants torch, pybind11, ninja, pytest and a CUDA toolkit; hypothesis, matplotlib and compute-sanitizer where
-present. A phase that fails does not stop the next; logs and results of the phases lie in build/gpu.
+It needs torch, pybind11, ninja, pytest and a CUDA toolkit, and uses hypothesis, matplotlib and
+compute-sanitizer if they are present. A phase that fails does not stop the next one. Logs and results of the
+phases are in build/gpu.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ RESERVED = {
     "sanitize": 70.0,
     "bench": 80.0,
     "report": 20.0,
-}  # what a phase can count on
-# racecheck and synccheck look at what a kernel does inside its blocks, so at ours only; the others follow all
-# of memory
+}  # the time that a phase can rely on
+# racecheck and synccheck look at what happens inside of the blocks of a kernel, so they run only on our
+# kernels. The others follow all accesses to memory.
 TOOLS = {
     "memcheck": ["--report-api-errors", "no"],
     "racecheck": ["--kernel-name", "kns=fastparam"],
@@ -62,9 +65,7 @@ if torch.cuda.is_available():
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status (124 for one that ran out of time), how long it took, what it
-    printed.
-    """
+    """The end of a command: its status (124 if it ran out of time), its duration and its output."""
 
     status: int
     seconds: float
@@ -72,13 +73,13 @@ class Ended:
 
     @property
     def last(self) -> str:
-        """Its last line, which says what was done, or what went wrong."""
+        """Its last line, which says what was done or what went wrong."""
         return (self.output.strip().splitlines() or [f"status {self.status}"])[-1]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a phase ended: "ok", "FAILED" or "skipped", and one line that says what was done."""
+    """The outcome of a phase: "ok", "FAILED" or "skipped", and one line about it."""
 
     status: str
     detail: str
@@ -86,8 +87,8 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of the commands: this tree's fastparam, the tools of this Python (ninja) and of the
-    CUDA toolkit on the PATH.
+    """The environment of the commands: fastparam of this tree, and the tools of this Python (ninja) and of
+    the CUDA toolkit on the PATH.
     """
     homes = [
         home for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda") if home
@@ -107,7 +108,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
-    """Runs a command until the deadline; then it is ended, with all that it started."""
+    """Runs a command until the deadline, when it and all its children are terminated."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as out:  # not a pipe, which a grandchild could hold open
         process = subprocess.Popen(
@@ -136,14 +137,14 @@ def run(command: Sequence[str | Path], deadline: float, **env: str) -> Ended:
 def run_all(
     commands: dict[str, Sequence[str | Path]], deadline: float, together: int, **env: str
 ) -> dict[str, Ended]:
-    """Runs named commands, some at a time."""
+    """Runs named commands, several at a time."""
     with ThreadPoolExecutor(together) as pool:
         futures = {name: pool.submit(run, command, deadline, **env) for name, command in commands.items()}
         return {name: future.result() for name, future in futures.items()}
 
 
 def log(phase: str, ended: dict[str, Ended]) -> None:
-    """Keeps what the commands printed, and prints the end of it where one failed."""
+    """Saves the output of the commands, and prints the end of it if one failed."""
     WORK.mkdir(parents=True, exist_ok=True)
     text = "".join(
         f"==== {name}: status {e.status}, {e.seconds:.0f} s\n{e.output}\n" for name, e in ended.items()
@@ -159,7 +160,7 @@ def log(phase: str, ended: dict[str, Ended]) -> None:
             )
 
 
-# ---- the phases: each gets the device and its deadline, and returns how it ended -------------------------
+# ---- the phases: each one gets the device and its deadline, and returns its outcome ---------------------
 
 
 def build(capability: str, deadline: float) -> Outcome:
@@ -178,8 +179,8 @@ def build(capability: str, deadline: float) -> Outcome:
 
 
 def test_files() -> tuple[list[Path], list[Path]]:
-    """The files with tests that run on a device, those that need one first; and those that cannot run for
-    want of hypothesis.
+    """Returns the files with tests that run on a device, with those that need one first, and the files that
+    cannot run without hypothesis.
     """
     files = sorted(
         path
@@ -198,7 +199,7 @@ def test_files() -> tuple[list[Path], list[Path]]:
 
 
 def counts(output: str) -> Counter[str]:
-    """What pytest's last line counts."""
+    """Parses the counts in pytest's last line."""
     lines = re.findall(r"^.*\d+ (?:passed|failed|skipped|error|deselected).* in .*$", output, re.MULTILINE)
     found = re.findall(r"(\d+) (passed|failed|skipped|error)", lines[-1]) if lines else []
     return Counter({word: int(number) for number, word in found})
@@ -225,7 +226,7 @@ def test(capability: str, deadline: float) -> Outcome:
     late = [name for name, e in ended.items() if e.status == 124]
     failed = [
         name for name, e in ended.items() if e.status not in (0, 5, 124)
-    ]  # 5: no test of the file wants a GPU
+    ]  # 5: no test of the file needs a GPU
     empty = [
         name
         for name, seen in by_file.items()
@@ -270,7 +271,7 @@ def sanitize(capability: str, deadline: float) -> Outcome:
         ]
     ended = run_all(
         commands, deadline, len(commands), PYTORCH_NO_CUDA_MEMORY_CACHING="1"
-    )  # each tensor's end is the end of its memory
+    )  # the end of each tensor is the end of its memory
     log("sanitize", ended)
     kernels = ended.pop("kernels")
     refused = any("Device not supported" in e.output for e in ended.values())
@@ -289,7 +290,7 @@ def sanitize(capability: str, deadline: float) -> Outcome:
 def bench(capability: str, deadline: float) -> Outcome:
     seconds = max(
         1.0, deadline - time.monotonic() - 20
-    )  # one case, and the start, may take longer than asked
+    )  # one case, and the start, may take longer than requested
     ended = run(
         [
             sys.executable,
@@ -325,8 +326,8 @@ PHASES: dict[str, Phase] = {
 
 
 def perform(names: Sequence[str], phases: dict[str, Phase], capability: str) -> dict[str, Outcome]:
-    """Runs the phases one after the other; none hides another. Time that one leaves, the next ones may
-    use.
+    """Runs the phases one after the other, even if one fails. Time that a phase does not use is available to
+    the next ones.
     """
     end = time.monotonic() + TOTAL
     outcomes: dict[str, Outcome] = {}
@@ -344,7 +345,9 @@ def perform(names: Sequence[str], phases: dict[str, Phase], capability: str) -> 
 
 
 def remember(outcomes: dict[str, Outcome]) -> None:
-    """Keeps how phases ended, for the report; a phase not run now keeps what it had."""
+    """Saves the outcomes of the phases for the report. A phase that is not run now keeps its previous
+    outcome.
+    """
     WORK.mkdir(parents=True, exist_ok=True)
     path = WORK / "phases.json"
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -353,7 +356,9 @@ def remember(outcomes: dict[str, Outcome]) -> None:
 
 
 def device() -> tuple[str, str] | str:
-    """The first visible device's name and compute capability, or one sentence that says why there is none."""
+    """Returns the name and the compute capability of the first visible device, or one sentence that says why
+    there is none.
+    """
     if importlib.util.find_spec("torch") is None:
         return "make gpu: torch is not installed here, so no GPU can be asked for"
     ended = run([sys.executable, "-c", FACTS], time.monotonic() + 120)

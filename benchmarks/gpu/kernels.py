@@ -1,7 +1,8 @@
-"""Registers, shared memory and spills of every compiled CUDA kernel, read from the library; needs no GPU.
+"""Lists the registers, shared memory and spills of every compiled CUDA kernel, read from the library. It
+needs no GPU.
 
-``python benchmarks/gpu/kernels.py LIBRARY`` prints a line a kernel and architecture and fails on spills; with
-``--markdown`` the table of NOTES.md, a line a kernel template.
+``python benchmarks/gpu/kernels.py LIBRARY`` prints one line per kernel and architecture, and fails on spills.
+With ``--markdown`` it prints the table of NOTES.md, one line per kernel template.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Kernel:
     name: str
     arch: str
     registers: int
-    shared: int  # static bytes a block
-    spilled: int  # bytes of local memory a thread
+    shared: int  # static bytes per block
+    spilled: int  # bytes of local memory per thread
 
     @property
     def family(self) -> str:
@@ -41,7 +42,7 @@ class Kernel:
 
 
 def readable(name: str) -> str:
-    """A demangled kernel's name without its arguments, the namespaces and the words that only repeat."""
+    """The name of a demangled kernel without its arguments, the namespaces and redundant words."""
     name = re.sub(r"\(\w+\)(?=\w)", "", name)  # (int)4 as a template argument
     name = name.split("(")[0].replace("fastparam::cuda::", "").replace("fastparam::", "")
     for long, short in TYPES.items():
@@ -54,7 +55,7 @@ def generation(arch: str) -> int:
 
 
 def parse(usage: str) -> list[Kernel]:
-    """The kernels in what ``cuobjdump --dump-resource-usage`` printed, demangled."""
+    """Parses the output of ``cuobjdump --dump-resource-usage`` into kernels with demangled names."""
     found, arch = set(), ""
     for new_arch, name, *numbers in FOUND.findall(usage):
         if new_arch:
@@ -66,7 +67,9 @@ def parse(usage: str) -> list[Kernel]:
 
 
 def reader() -> str:
-    """NVIDIA's reader of compiled kernels: the toolkit's, or the one in triton, which torch brings."""
+    """Finds NVIDIA's reader of compiled kernels: that of the toolkit, or the one in triton, which torch
+    installs.
+    """
     triton = importlib.util.find_spec("triton")
     bundled = (
         Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton and triton.origin else None
@@ -91,8 +94,8 @@ def listing(kernels: Iterable[Kernel]) -> str:
 
 
 def markdown(kernels: Iterable[Kernel]) -> str:
-    """A line a kernel template: its instances, the fewest and the most registers on each architecture, shared
-    memory, spilled bytes.
+    """One line per kernel template: its instances, the fewest and the most registers on each architecture,
+    shared memory, spilled bytes.
     """
     families: dict[str, list[Kernel]] = {}
     for kernel in kernels:

@@ -132,7 +132,7 @@ def score(header: str, limit: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Mutation check of the device headers.")
     parser.add_argument("headers", nargs="*", help="paths in csrc; default: every header with a test")
-    parser.add_argument("--limit", type=int, default=0, help="at most so many changes a header")
+    parser.add_argument("--limit", type=int, default=0, help="maximum number of changes per header")
     arguments = parser.parse_args()
     headers = sorted(path.relative_to(SOURCES).as_posix() for path in SOURCES.glob("*/cuda/*.cuh"))
     tested = [header for header in headers if (HERE / test_of(header)).exists()]
