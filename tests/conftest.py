@@ -1,8 +1,8 @@
-"""What every test starts from: a seed, and no graph compiled by another test."""
+"""The initial state of every test: a seed, and no graph compiled by another test."""
 
 import os
 
-# Before torch. On busy cores, threads that spin cost the suite minutes; and a graph that another run has kept
+# Before torch. On busy cores, spinning threads cost the suite minutes. A graph that another run has cached
 # may be compiled for another instruction level.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
@@ -12,7 +12,7 @@ import table
 import torch
 
 IGNORED = (
-    # test_errors.py asks for it in a process of its own
+    # test_errors.py tests it in a separate process
     "ignore:fastparam. complex dtypes have no kernels:UserWarning",
     "ignore:`torch.jit:DeprecationWarning",
     "ignore:Anomaly Detection has been enabled:UserWarning",
@@ -32,7 +32,8 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def seed():
     torch.default_generator.manual_seed(0)
-    if torch.cuda.is_available():  # without one, torch.manual_seed formats the stack three times for later
+    # without a device, torch.manual_seed formats the stack three times for later
+    if torch.cuda.is_available():
         torch.cuda.manual_seed_all(0)
 
 

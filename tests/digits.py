@@ -1,9 +1,9 @@
-"""Nearly twice the digits of float64, made of float64: the judge of results in float64 and complex128.
+"""Nearly twice the digits of float64, made of float64, to judge results in float64 and complex128.
 
-The same expression in float64 cannot be their judge: its own error would count as none, and another rounding
-in a BLAS as an error of ours. Here a value is a pair of tensors whose unrounded sum it is, and a product of
-matrices is a sum of products of slices with so few bits that each of them is exact, in whatever order and by
-whatever instructions a BLAS adds.
+The same expression in float64 cannot judge them: its own error would count as none, and a different rounding
+in a BLAS would count as an error of ours. Here a value is a pair of tensors, whose exact sum it is. A product
+of matrices is a sum of products of slices with so few bits that each product is exact, whatever the order and
+the instructions of the BLAS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_pairs(x: Pair, y: Pair) -> Pair:
 
 
 def halves(a: Any) -> Any:
-    """Two numbers of 26 bits, whose products are exact (Veltkamp)."""
+    """Splits a number into two of 26 bits, whose products are exact (Veltkamp)."""
     c = a * 134217729.0
     return c - (c - a), a - (c - (c - a))
 
@@ -48,8 +48,8 @@ def times(x: Pair, factor: float) -> Pair:
 
 
 def slices(X: Tensor, dim: int, bits: int) -> list[Tensor]:
-    """Parts of X: the first has so many bits below the largest entry along the dimension, each other one as
-    many below the last.
+    """Parts of X. The first one has this many bits below the largest entry along the dimension, and each
+    following one has as many below the previous one.
     """
     exponent = torch.frexp(X.abs().amax(dim, keepdim=True)).exponent.double()
     parts = []
@@ -65,8 +65,8 @@ def pair(x: Tensor | Pair) -> Pair:
 
 
 def product(x: Tensor | Pair, y: Tensor | Pair) -> Pair:
-    """A product of matrices, to 2^-80 of the largest entries of a row of the first and of a column of the
-    second.
+    """A product of matrices, with an error of 2^-80 of the largest entries of a row of the first and of a
+    column of the second.
     """
     x, y = pair(x), pair(y)
     if x[0].is_complex():
@@ -91,8 +91,8 @@ def identity(X: Tensor) -> Tensor:
 
 
 def twice_inverse(A: Tensor, alpha: float) -> Pair:
-    """P = 2 (I + alpha A)^-1: the inverse M in float64 and two of Newton's steps, M + M (I - (I + alpha A)
-    M).
+    """P = 2 (I + alpha A)^-1, from the inverse M in float64 and two Newton steps, M + M (I - (I + alpha
+    A) M).
     """
     I = identity(A)
     M = pair(torch.linalg.inv(I + alpha * A))
@@ -172,8 +172,8 @@ def cayley_gradient(G: Tensor, A: Tensor, alpha: float) -> Tensor:
 
 
 def exp_pair(A: Tensor) -> Pair:
-    """exp(A): the Taylor polynomial of degree 19 in blocks of 5, to 2^-80 where the norm is at most 1/2,
-    and squared.
+    """exp(A): the Taylor polynomial of degree 19 in blocks of 5, with an error of 2^-80 if the norm is at
+    most 1/2, followed by squarings.
     """
     norm = float(torch.linalg.matrix_norm(A).max()) if A.numel() else 0.0
     s = max(0, math.frexp(norm)[1] + 1)
@@ -250,7 +250,7 @@ class TriangularSolve(torch.autograd.Function):
 
 
 def solved(U: Tensor, B: Tensor, upper: bool) -> Tensor:
-    """By a solve in float64 and its refinement, twice."""
+    """Solves in float64 and refines the solution twice."""
     X = pair(torch.linalg.solve_triangular(U, B, upper=upper))
     for _ in range(2):
         residual = add_pairs(pair(B), times(product(U, X), -1))
@@ -270,8 +270,8 @@ BY_MORE = {
 
 @contextlib.contextmanager
 def more() -> Iterator[None]:
-    """Every reference has these digits in its inverses and products, for its value and its first derivative,
-    and is rounded to float64 at the end; all else that a reference does moves entries, or adds two of
+    """Makes every reference use these digits in its inverses and products, for its value and its first
+    derivative, and round to float64 at the end. All other steps of a reference move entries, or add two of
     them.
     """
     with mock.patch.multiple(reference, **BY_MORE):

@@ -1,4 +1,4 @@
-"""Families of matrices on which maps are tried, in float64: each is difficult in a way of its own."""
+"""Families of matrices, in float64, on which maps are tested. Each one is difficult in its own way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def skew_of(X: Tensor) -> Tensor:
 
 
 def scaled(X: Tensor, norm: float) -> Tensor:
-    """X with that 2-norm, or 0."""
+    """X scaled to this 2-norm, or 0."""
     return X * (norm / torch.linalg.matrix_norm(X, 2).clamp_min(1e-300)[..., None, None])
 
 
@@ -35,7 +35,7 @@ def one_plane(n: int, batch: int = 3) -> Tensor:
 
 
 def planes(n: int, batch: int = 3) -> Tensor:
-    """One entry to a row and column that counts, somewhere."""
+    """One significant entry per row and column, at a random position."""
     A, order = 1e-3 * gaussian(n, batch), torch.randperm(n)
     for i, j in zip(order[::2], order[1::2], strict=False):
         A[:, i, j] += 1
@@ -82,8 +82,8 @@ every_tall_family = pytest.mark.parametrize("family", TALL, ids=lambda family: f
 
 
 def haar(*shape: int, dtype: torch.dtype = F64, det: int | None = None) -> Tensor:
-    """Orthonormal columns (rows, if wide), uniformly distributed up to signs; unitary, if complex; of
-    determinant ``det`` if one is asked for.
+    """Orthonormal columns (rows, if wide), uniformly distributed up to signs. The matrix is unitary if
+    complex, and has the determinant ``det`` if one is given.
     """
     n, k = shape[-2:]
     wide = torch.complex128 if dtype.is_complex else F64
@@ -94,7 +94,7 @@ def haar(*shape: int, dtype: torch.dtype = F64, det: int | None = None) -> Tenso
 
 
 def rotations(n: int, angle: float) -> Tensor:
-    """By that angle in every plane of two axes."""
+    """Rotations by this angle in every plane of two axes."""
     D = torch.eye(n, dtype=F64)
     c, s = math.cos(angle), math.sin(angle)
     for i in range(0, n - 1, 2):

@@ -1,5 +1,5 @@
-"""The table of modules: every parametrization of the package in every form, for the loops that a model goes
-through.
+"""The table of modules: every parametrization of the package in every form, for the tests of the life of a
+model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_orthogonal(W: Tensor) -> bool:
 
 
 def near_orthogonal(W: Tensor) -> bool:
-    """As far as torch's exponential keeps it."""
+    """Orthogonal up to the accuracy of torch's exponential."""
     return is_orthogonal(W) or (W.dtype == torch.float32 and defect(W) < 1e-4)
 
 
@@ -35,15 +35,15 @@ MASK = torch.tensor([[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1], [1, 0, 0, 1]], dt
 
 @dataclass(frozen=True)
 class Form:
-    """A parametrization of ``weight``, as users put it on a layer."""
+    """A parametrization of ``weight``, as users register it on a layer."""
 
     name: str
     shape: tuple[int, int]  # of the weight
     register: Callable[[nn.Module], object]
     holds: Callable[[Tensor], bool]  # of the weight
-    image: Callable[[], Tensor] | None = None  # draws a weight that can be assigned; None: none can
-    buffers: tuple[str, ...] = ()  # of the state, beside the raw tensor, in order
-    tolerance: float = 0.0  # of an assignment: 0, it comes back bit for bit
+    image: Callable[[], Tensor] | None = None  # draws a weight that can be assigned; None if none can
+    buffers: tuple[str, ...] = ()  # of the state, after the raw tensor, in order
+    tolerance: float = 0.0  # of an assignment; 0 means that it is restored bit for bit
 
     def layer(self, **options: object) -> nn.Linear:
         layer = nn.Linear(self.shape[1], self.shape[0], **options)
@@ -51,7 +51,7 @@ class Form:
         return layer
 
     def assigned(self) -> nn.Linear:
-        """A layer whose state is not the one that it was made with."""
+        """A layer whose state is not its initial state."""
         layer = self.layer()
         with torch.no_grad():
             if self.image is not None:

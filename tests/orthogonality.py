@@ -1,4 +1,4 @@
-"""How far a matrix is from orthogonal."""
+"""The distance of a matrix from orthogonality."""
 
 import digits
 import torch
@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 def spectral(E: Tensor) -> float:
-    """The largest 2-norm of a batch, nan if an entry is not finite."""
+    """The largest 2-norm of a batch, or nan if an entry is not finite."""
     if E.numel() == 0:
         return 0.0
     return torch.linalg.matrix_norm(E, 2).max().item() if E.isfinite().all() else torch.nan
 
 
 def defect(Q: Tensor) -> float:
-    """|Q^H Q - I|, of wide matrices |Q Q^H - I|, in the 2-norm: the largest of a batch, nan if an entry is
-    not finite.
+    """The 2-norm of Q^H Q - I, or of Q Q^H - I for wide matrices: the largest one of a batch, or nan if an
+    entry is not finite.
 
     The product has more digits than float64, so that it adds nothing to the defect of a matrix in float64.
     """

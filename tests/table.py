@@ -1,5 +1,5 @@
-"""The table of ops, and of the modules built on them: a new op is one entry here, and every check of the
-suite covers it.
+"""The table of ops, and of the modules built on them. A new op is one entry here, and every test of the suite
+covers it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def orders(batch: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
-    """Orders of the matrices of a batch: large ones in two of them, for how a batch is shaped shows at the
-    small ones, and of real dtypes, for complex ones have no path of ours.
+    """Orders of the matrices of a batch. Only two batches have large ones, because the shape of a batch
+    matters only for small ones, and only real dtypes, because complex ones have no kernels.
     """
     large = batch in ((), (3,)) and not dtype.is_complex
     return SIZES if large else SIZES[: SIZES.index(33) + 1]
@@ -55,19 +55,19 @@ class Case:
     op: torch._ops.OpOverload
     reference: Callable[..., Tensor]
     tensors: int = 1  # the first arguments, all differentiable
-    # the arguments after them; a function makes one from (shape, device), by calls that can be traced
+    # the following arguments; a function makes one from (shape, device), with calls that can be traced
     others: tuple[Any, ...] = ()
     public: Callable[..., Tensor] | None = None
     saved: int = 0  # tensors kept for backward
     linear: bool = True  # no entry is rounded more often than in the reference: compared bit for bit
-    square: bool = True  # wants square matrices, and says so with the sentence that all such ops share
+    square: bool = True  # needs square matrices, and says so with the sentence that all such ops share
     argument: str = "X"  # the tensor that this sentence names
-    # from a square matrix to what the op takes, a view where it can be
+    # from a square matrix to the argument of the op, a view if possible
     before: Callable[[Tensor], Tensor] = lambda X: X
     after: Callable[[Tensor, int], Tensor] = lambda Y, n: Y  # from its result to a square matrix of order n
-    smallest: int = 0  # order of the matrices it can give
-    largest: int = SIZES[-1]  # order at which its gradient is tried
-    composite: bool = False  # made of other ops, which stand in graphs and save tensors in its place
+    smallest: int = 0  # order of the matrices that it can return
+    largest: int = SIZES[-1]  # order at which its gradient is tested
+    composite: bool = False  # made of other ops, which appear in graphs and save tensors in its place
     static: bool = False  # symbolic sizes become constants of a graph
 
     @property
@@ -83,11 +83,11 @@ class Case:
         return tuple(a(X.shape, X.device) if callable(a) else a for a in self.others)
 
     def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        """All arguments of the op, from square matrices; those after the tensors may be given."""
+        """All arguments of the op, from square matrices. The arguments after the tensors can be given."""
         return (*map(self.before, tensors), *(self.arguments(tensors[0]) if others is None else others))
 
     def bind(self, f: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """f as a function of the tensors alone."""
+        """f as a function of the tensors only."""
         return lambda *tensors: self.after(f(*self.prepared(*tensors)), tensors[0].shape[-1])
 
     def inputs(
@@ -99,21 +99,23 @@ class Case:
         )
 
     def check(self, actual: Any, expected: Any) -> None:
-        """Values as the reference's: bit for bit (but for the sign of zero and the payload of NaN) where the
-        op is linear.
+        """Compares values with those of the reference: bit for bit (except for the sign of zero and the
+        payload of NaN) if the op is linear.
         """
         exact = {"rtol": 0, "atol": 0} if self.linear else {}
         torch.testing.assert_close(actual, expected, equal_nan=True, **exact)
 
     def exact(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> Any:
-        """f(reference, *X) in more digits than X has: of float32 in float64, of float64 by digits.py."""
+        """f(reference, *X) with more digits than X: in float64 for float32, and with digits.py for
+        float64.
+        """
         wide = [x.detach().to(torch.promote_types(x.dtype, F64)).requires_grad_(x.requires_grad) for x in X]
         with digits.more() if wide[0].dtype == X[0].dtype else contextlib.nullcontext():
             return f(self.bind(getattr(reference, self.reference.__name__)), *wide)
 
     def check_values(self, f: Callable[..., Any], X: tuple[Tensor, ...]) -> None:
-        """f(op, *X) as f(reference, *X): where the op is not linear, with an error of at most twice the
-        reference's in the same dtype.
+        """Compares f(op, *X) with f(reference, *X). If the op is not linear, the error is at most twice that
+        of the reference in the same dtype.
         """
         actual, eager = f(self.bind(self.op), *X), f(self.bind(self.reference), *X)
         if self.linear:
@@ -125,7 +127,7 @@ class Case:
 
 
 class TallBackward(Case):
-    """The gradient of the tall map, which takes the map's output beside its parameter."""
+    """The gradient of the tall map, which takes the result of the map and its parameter."""
 
     def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
         G, X, *others = super().prepared(*tensors, others=others)
@@ -157,8 +159,8 @@ def _triangular() -> list[Case]:
 
 
 def mask(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """A bool mask, the same at every call, that drops about a third; without a random number, which vmap
-    would refuse.
+    """A bool mask, the same at every call, that drops about a third of the entries. It uses no random
+    numbers, which vmap would refuse.
     """
     return (torch.arange(math.prod(shape), device=device) * 7919 % 257 % 3 > 0).view(shape)
 
@@ -324,7 +326,7 @@ def _cayley() -> list[Case]:
 
 
 def quarter(X: Tensor) -> Tensor:
-    """Matrices whose exponentials a half type can hold."""
+    """Matrices whose exponentials are representable in a half type."""
     return X / 4 if X.dtype in (*REAL, *COMPLEX) else X
 
 
@@ -393,8 +395,8 @@ every_single = pytest.mark.parametrize(
 every_square = pytest.mark.parametrize(
     "case", [case for case in CASES if case.square], ids=lambda case: case.name
 )
-# A compiler sees schemas and formulas, not kernels. Another value of a flag, or a mask of another shape, has
-# the schema and the formula of the case before it.
+# A compiler sees schemas and formulas, but not kernels. These cases differ from the previous one in the
+# value of a flag or the shape of a mask, and have the same schema and formula.
 AS_BEFORE = (
     "symmetric-lower",
     "symmetric_adjoint-lower",
@@ -409,8 +411,8 @@ AS_BEFORE = (
 )
 FORMULAS = [case for case in CASES if case.name not in AS_BEFORE]
 every_formula = pytest.mark.parametrize("case", FORMULAS, ids=lambda case: case.name)
-# Where a test tries a mode of a compiler and not an op, one op of each kind stands for the others. Linear; of
-# two tensors; with a mask; with an optional tensor; of sizes that are constants; with guards on its shape.
+# The tests of a compiler mode, as opposed to those of an op, use one op of each kind: linear, with two
+# tensors, with a mask, with an optional tensor, with sizes that are constants, and with guards on its shape.
 ONE_OF_EACH = (
     "skew-upper",
     "skew_cayley-upper_backward",
@@ -437,7 +439,7 @@ every_public = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class ModuleCase:
-    """A module, the eager one with the same checkpoints, and the op that it applies."""
+    """A module, the eager module with the same checkpoints, and the op that it applies."""
 
     name: str
     ours: Callable[[], nn.Module]
@@ -466,14 +468,14 @@ every_module = pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.na
 
 
 def bits(X: Tensor) -> Tensor:
-    """The tensor as integers: signed zeros and NaN payloads count."""
+    """The tensor as integers, so that signed zeros and NaN payloads count."""
     X = torch.view_as_real(X.resolve_conj()) if X.is_complex() else X.resolve_neg()
     return X.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[X.element_size()])
 
 
 def python(source: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the source in a fresh interpreter that finds fastparam and this folder; its output is in stdout
-    and stderr.
+    """Runs the source in a new interpreter that finds fastparam and this folder. Its output is in stdout and
+    stderr.
     """
     paths = [
         str(Path(fastparam.__file__).parents[1]),

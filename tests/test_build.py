@@ -1,4 +1,4 @@
-"""What a build and the loading of one say when something is missing, each in one sentence."""
+"""The errors of a build or an import when something is missing, each in one sentence."""
 
 import importlib.util
 import os
@@ -58,7 +58,7 @@ def test_an_isolated_build_stops_before_anything_is_downloaded(command):
 
 @pytest.fixture
 def source(tmp_path):
-    """A copy of the source tree, as a clone has it."""
+    """A copy of the source tree, like a clone."""
     kept = shutil.ignore_patterns(
         ".git",
         ".venv*",
@@ -94,7 +94,9 @@ def test_sdist_needs_no_torch_and_holds_what_a_build_needs(source, tmp_path):
 
 
 def test_a_wheel_holds_every_module(source, tmp_path):
-    """Built, but for the library, which is the installed one; installed, and each of its modules imported."""
+    """The wheel is built with the library that is installed, and installed, and each of its modules is
+    imported.
+    """
     assert run(WITHOUT_TORCH, "-q", "build_py", cwd=source).returncode == 0
     installed, (lib,) = Path(fastparam.__file__).parent, source.glob("build/lib*")
     for file in (*installed.glob("_C*.so"), installed / "_built.py"):
@@ -166,7 +168,7 @@ def test_a_build_does_not_require_torch():
 
 @pytest.fixture
 def copy(tmp_path):
-    """The installed package in another place, to be broken."""
+    """The installed package in another place, where it can be broken."""
     shutil.copytree(
         Path(fastparam.__file__).parent, tmp_path / "fastparam", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -209,7 +211,7 @@ def test_an_unbuilt_tree_says_so(copy):
     assert import_error(copy) == f"ImportError: fastparam is not built here: {remedy}"
 
 
-# Not in the source tree, where Python would find its unbuilt package before an installed wheel.
+# Run outside of the source tree, where Python would find the unbuilt package before an installed wheel.
 @pytest.mark.slow
 def test_the_self_check_ends_in_ok(tmp_path):
     code = "import runpy; runpy.run_module('fastparam', run_name='__main__')"
@@ -219,7 +221,7 @@ def test_the_self_check_ends_in_ok(tmp_path):
 
 @pytest.mark.slow
 def test_the_distance_from_the_floor(tmp_path):
-    """A line for every public op, the largest sizes left out."""
+    """There is one line for every public op, and the largest sizes are left out."""
     code = (
         "import sys, runpy, fastparam._measure as m; m.ROUNDS, m.LEAST, rows = 1, 0.0, m.rows; "
         "m.rows = lambda device: (row for row in rows(device) if row.X.numel() < 300000); "

@@ -1,4 +1,4 @@
-"""The packages that compute these maps themselves: their own code says which convention ours has to meet."""
+"""Packages that compute these maps themselves: their code defines the convention that ours must match."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ SHAPES = [(1, 4), (3, 8), (2, 33)]
 
 
 def same(ours, theirs, X):
-    """Values and gradients of two maps agree in float64."""
+    """Checks that the values and gradients of two maps agree in float64."""
     inputs = [X.detach().double().requires_grad_() for _ in range(2)]
     Q, P = ours(inputs[0]), theirs(inputs[1])
     assert_close(Q, P, rtol=0.0, atol=1e-11)
@@ -44,9 +44,7 @@ def test_peft_oft(oft, b, n):
 
 
 def test_peft_oft_neumann_is_the_other_convention(oft):
-    """The series that PEFT truncates converges to alpha = -1: the transpose of what its exact mode
-    computes.
-    """
+    """The series that PEFT truncates converges to alpha = -1, which is the transpose of its exact mode."""
     module, v = oft(2, 28, 8, 16), torch.randn(2, 28, dtype=torch.float64) / 40
     errors = [
         module._cayley_batch(v, 8, True, terms) - skew_cayley_packed(v, alpha=-1.0) for terms in (5, 20)
@@ -56,7 +54,9 @@ def test_peft_oft_neumann_is_the_other_convention(oft):
 
 
 def test_peft_oft_layer_rotates_as_before(oft, monkeypatch):
-    """A whole layer, with its ``_cayley_batch`` replaced by ours: the one line that a user changes."""
+    """A whole layer, with its ``_cayley_batch`` replaced by ours, which is the one line that a user
+    changes.
+    """
     layer = oft(4, 28, 8, 32, use_cayley_neumann=False)
     nn.init.normal_(layer.weight, std=0.2)
     x = torch.randn(5, 32)
@@ -67,7 +67,7 @@ def test_peft_oft_layer_rotates_as_before(oft, monkeypatch):
 
 @pytest.mark.parametrize(("b", "n"), SHAPES)
 def test_peft_boft(b, n):
-    """Half of X - X^T: the skew-symmetric part, whose triangle both halves of X share."""
+    """Half of X - X^T is the skew-symmetric part, whose triangle both halves of X share."""
     boft = pytest.importorskip("peft.tuners.boft.layer", exc_type=ImportError).BOFTLayer
     same(lambda X: cayley(0.5 * (X - X.mT)), lambda X: boft.cayley_batch(None, X), torch.randn(b, n, n))
 

@@ -1,4 +1,6 @@
-"""What ``make gpu`` measures and writes, tried on the CPU and with made-up numbers in temporary folders."""
+"""The measurements and the report of ``make gpu``, on the CPU and with made-up numbers in temporary
+folders.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +69,8 @@ def test_jobs_take_turns_and_end_with_what_compiles_slowly():
 
 @pytest.fixture
 def measured(tmp_path, capsys):
-    """What device_bench.py writes, measured here on a CPU: two sizes, a case that fails, and no time for the
-    last.
+    """The output of device_bench.py, measured here on a CPU: two sizes, a case that fails, and no time for
+    the last one.
     """
 
     def wrong(X):

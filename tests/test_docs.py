@@ -1,4 +1,4 @@
-"""What the documentation shows runs and prints what it says."""
+"""The examples of the documentation run and print the results that it shows."""
 
 import doctest
 import importlib
@@ -148,7 +148,7 @@ def test_the_readme_is_short_and_its_headings_are_unique():
 
 
 def anchors(path):
-    """The names by which links reach the headings of a document."""
+    """The names by which links refer to the headings of a document."""
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}

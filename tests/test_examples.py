@@ -1,4 +1,4 @@
-"""The examples run and hold what they claim: each asserts it itself."""
+"""The examples run, and their claims hold: each one asserts them itself."""
 
 import subprocess
 import sys

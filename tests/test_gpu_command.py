@@ -1,5 +1,5 @@
-"""``make gpu`` as far as a machine without a GPU can test it: what it says, its phases, its time;
-test_device_report.py: its report.
+"""``make gpu``, as far as a machine without a GPU can test it: its output, its phases and its time. Its
+report is tested in test_device_report.py.
 """
 
 from __future__ import annotations

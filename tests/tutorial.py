@@ -39,7 +39,7 @@ class EagerCayleyMap(nn.Module):
 
 
 class EagerPruning(nn.Module):
-    """With a mask of the weight's dtype."""
+    """A mask of the dtype of the weight."""
 
     def __init__(self, mask: Tensor, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

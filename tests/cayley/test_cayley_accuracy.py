@@ -1,5 +1,5 @@
-"""How near the Cayley map and its gradient are to the truth, and its results to orthogonal, over the families
-of matrices.
+"""The errors of the Cayley map and its gradient, and the orthogonality of its results, over the families of
+matrices.
 """
 
 import math
@@ -16,7 +16,7 @@ from fastparam import _reference as reference
 
 every_precision = pytest.mark.parametrize("dtype", [torch.float32, F64], ids=["float32", "float64"])
 EPS = {torch.float32: torch.finfo(torch.float32).eps, F64: torch.finfo(F64).eps}
-# Both sides of the paths of every instruction level, and of the GPU's.
+# Both sides of the paths of every instruction level, and of those of the GPU.
 ORDERS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 21, 24, 28, 29, 33, 48, 64, 65, 100, 129, 200, 300)
 NORMS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
@@ -32,7 +32,7 @@ def both_ways(f, X, G):
 
 
 def exact(f, X, G):
-    """Value and gradient of a reference, in more digits than X has."""
+    """Value and gradient of a reference, with more digits than X has."""
     if X.dtype == torch.float32:
         return both_ways(f, X.to(F64), G)
     with digits.more():
@@ -43,7 +43,7 @@ def exact(f, X, G):
 @every_family
 @every_precision
 def test_square(family, dtype, device):
-    """No more than twice eager's error, and below norm 1, in float32, no more than eager's."""
+    """The error is at most twice that of eager and, below norm 1 in float32, at most that of eager."""
     for n in ORDERS:
         batch = 3 if n < 100 else 1
         unit, floor = scaled(family(n, batch), 1.0), 8 * math.sqrt(n) * EPS[dtype]
@@ -71,7 +71,9 @@ def test_orthogonal_where_no_digit_of_the_value_is_left(family, dtype, device):
 
 @every_family
 def test_three_ways_are_one(family, device):
-    """A whole, a triangle of X, packed: the same matrix, and alpha and -alpha are transposes."""
+    """A whole matrix, a triangle of X and packed entries give the same matrix, and alpha and -alpha are
+    transposes.
+    """
     close = {"rtol": 0, "atol": 1e-13}
     for n in (2, 7, 16, 33, 70, 140):
         A = scaled(family(n), 3.0).to(device)
@@ -98,11 +100,10 @@ def test_a_batch_of_skew_and_other_matrices(device):
 @every_tall_family
 @pytest.mark.parametrize("n, k", [(3, 1), (5, 4), (40, 7), (64, 32), (256, 32), (130, 100)])
 def test_tall(family, n, k, device):
-    """Not worse than the n x n solve, and orthonormal to rounding at every norm.
+    """The result is not worse than that of the n x n solve, and orthonormal up to rounding at every norm.
 
-    Float64 has no wider type to be done again in: there an error is allowed that a relative change of X by
-    the rounding makes, of eps |X|. Complex matrices have no guard, and lose as much of their
-    orthonormality.
+    Float64 has no wider type for a second computation, so the allowed error is that of a relative change of X
+    by the rounding, of eps |X|. Complex matrices have no guard and lose as much of their orthonormality.
     """
     unit = scaled(family(n, k), 1.0)
     for dtype, norms in (
@@ -131,7 +132,7 @@ def test_tall(family, n, k, device):
 
 @pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
 def test_all_derivatives_of_tall_matrices_without_full_rank(dtype, device):
-    """The expression in double precision goes by a QR factorization, which has none there."""
+    """The expression in double precision uses a QR factorization, which has no derivatives there."""
     one_row = torch.randn(1, 2, dtype=dtype, device=device).expand(7, 2)
     for X in (torch.zeros(7, 2, dtype=dtype, device=device), one_row.clone(), one_row[:3].clone()):
         X, f = X.requires_grad_(), lambda X: ops.stiefel_cayley(X, -0.5)
@@ -146,7 +147,7 @@ def test_all_derivatives_of_tall_matrices_without_full_rank(dtype, device):
 
 
 def test_both_sides_of_the_guard_in_one_batch(device):
-    """Each matrix has the accuracy of its own norm: no more than twice eager's error, or than that of a
+    """Each matrix has the accuracy of its own norm: at most twice the error of eager, or twice that of a
     relative change of X by the rounding.
     """
     for n in (3, 8, 24, 33, 70):

@@ -1,4 +1,6 @@
-"""Wrong input of the Cayley maps, functions and modules: a sentence, and nothing changed."""
+"""Wrong input of the functions and modules of the Cayley map is refused in one sentence, and nothing is
+changed.
+"""
 
 import copy
 import re

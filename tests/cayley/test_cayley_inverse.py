@@ -1,4 +1,4 @@
-"""The inverse of the Cayley map: every orthogonal matrix assigned or registered, and the plain inverse as a
+"""The inverse of the Cayley map: assigning or registering any orthogonal matrix, and the plain inverse as a
 function.
 """
 
@@ -54,7 +54,7 @@ def test_assignment(shape, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)
 def test_elimination_with_greedy_signs_meets_no_small_pivot(dtype):
-    """Of tall matrices, of those that a reflection leaves alone, and of pivots that are zero."""
+    """For tall matrices, for matrices that a reflection leaves unchanged, and for pivots that are zero."""
     swap = torch.eye(4, dtype=dtype).flip(0)
     for Q in (
         *(haar(*s, dtype=dtype) for s in ((1, 1), (5, 5), (9, 4), (3, 40, 40))),
@@ -94,7 +94,9 @@ def test_an_orthogonal_weight_is_kept_on_registration():
 @pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", [(32, 32), (40, 8), (8, 40)], ids=str)
 def test_a_rotation_rounded_to_a_lower_dtype_is_kept_up_to_that_rounding(shape, lower):
-    """Published in bfloat16, registered in float32; computed in float32, assigned to a layer in float64."""
+    """The matrix is published in bfloat16 and registered in float32, or computed in float32 and assigned to a
+    layer in float64.
+    """
     dtype = F64 if lower == torch.float32 else torch.float32
     Q = haar(*shape).to(lower).to(dtype)
     layer = register(holder(Q.clone()), SkewCayley())
@@ -109,7 +111,9 @@ def test_a_rotation_rounded_to_a_lower_dtype_is_kept_up_to_that_rounding(shape, 
 
 
 def test_the_inverse_as_a_function():
-    """Differentiable, under vmap, in every dtype; of matrices that are not orthogonal, too."""
+    """It is differentiable, works under vmap and in every dtype, and accepts matrices that are not
+    orthogonal.
+    """
     for dtype in (torch.float32, F64, torch.bfloat16, torch.float16, torch.complex64):
         X = torch.randn(3, 5, 5).to(dtype)
         A = 0.3 * (X - X.mH)

@@ -1,5 +1,5 @@
-"""Numbers of every kind in the Cayley map: what is not read, not finite, subnormal, singular; modes that
-round.
+"""Numbers of every kind in the Cayley map: entries that are not read, not finite or subnormal, singular
+systems, and modes that round.
 """
 
 import pytest
@@ -26,7 +26,7 @@ def test_the_unread_triangle_and_diagonal_may_hold_anything(device):
 @every_value
 @every_dtype
 def test_a_matrix_that_is_not_finite_is_lost_alone(value, dtype, device):
-    """In every layout, and wherever the entry stands."""
+    """It works in every layout, and at any position of the entry."""
     for n in (2, 3, 4, 8, 17, 24, 32, 33, 65, 129, 260):
         batch = 19 if n < 64 else 4
         X = torch.randn(batch, n, n, device=device).to(dtype)
@@ -68,8 +68,8 @@ def test_singular_matrices(dtype, device):
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16, 24, 33, 64, 100, 300, 600])
 def test_denormal_products(n, device):
-    """Entries whose squares are subnormal: Q = I - 2A, and no slower path may lose that; the caller's mode of
-    the processor is as it was.
+    """The squares of the entries are subnormal and Q = I - 2A, which no slower path may lose. The mode of the
+    caller's processor is unchanged.
     """
     A = skew_of(torch.full((3, n, n), 1e-20, device=device))
     Q = ops.skew_cayley(A)
@@ -80,8 +80,8 @@ def test_denormal_products(n, device):
 
 
 def test_denormal_numbers_outside_are_left_alone():
-    """Threads first started by a large Cayley map must not keep flushing denormal numbers in what they do
-    next.
+    """Threads that a large Cayley map starts first must not keep flushing denormal numbers in their later
+    work.
     """
     source = """
 import torch, fastparam

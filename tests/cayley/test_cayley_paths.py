@@ -9,7 +9,7 @@ from fastparam import _reference as reference
 
 F32 = torch.float32
 # Both sides of every crossover: closed form (4), lanes (12, 16, 20, 28), whole vectors, one leaf (64),
-# blocks, threads that share a matrix (192).
+# blocks, and threads that share a matrix (192).
 SIZES = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 28, 29, 31, 32, 33, 48, 49, 64, 65, 68)
 SIZES += (96, 100, 128, 129, 191, 192, 200, 256, 300, 600)
 every_precision = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
@@ -17,8 +17,8 @@ every_precision = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "
 
 @every_precision
 def test_every_layout(dtype):
-    """All layouts give the same matrix; what is not read may be NaN; the gradients are those of the ATen
-    expressions.
+    """All layouts give the same matrix, entries that are not read can be NaN, and the gradients are those of
+    the ATen expressions.
     """
     for n in SIZES:
         X, G = torch.randn(2, 3, n, n, dtype=dtype) / n**0.5, torch.randn(2, 3, n, n, dtype=dtype)
@@ -81,7 +81,7 @@ def test_order_one():
 
 
 def test_no_matrix_of_order_n_for_a_tall_one():
-    """The largest allocation of forward and backward is of the size of X (in float64)."""
+    """The largest allocation of forward and backward has the size of X (in float64)."""
     n, k = 3000, 4
     X = torch.randn(n, k, requires_grad=True)
     with torch.profiler.profile(

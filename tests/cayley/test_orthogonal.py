@@ -1,4 +1,4 @@
-"""CayleyMap, SkewCayley and orthogonal: the modules they replace, and their checkpoints."""
+"""CayleyMap, SkewCayley and orthogonal: the modules that they replace, and their checkpoints."""
 
 import copy
 
@@ -36,7 +36,9 @@ def register(layer, *maps):
 
 
 def test_the_tutorials_map_and_its_checkpoints():
-    """The same keys both ways, and the identity is a buffer that follows dtype and device."""
+    """The keys are the same in both directions, and the identity is a buffer that follows dtype and
+    device.
+    """
     X = torch.randn(4, 4)
     theirs, ours = (
         register(holder(X.clone()), Skew(), EagerCayleyMap(4)),
@@ -81,7 +83,7 @@ def test_the_weight_is_orthogonal(shape, dtype):
 @pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex128], ids=str)
 def test_torchs_orthogonal(shape, kind, trivialization, dtype):
-    """Values, gradients, state_dict keys; checkpoints move both ways."""
+    """Values, gradients and keys of the state_dict agree, and checkpoints move in both directions."""
     if dtype.is_complex and kind == "householder":
         return
     weight = torch.randn(shape, dtype=dtype)
@@ -111,7 +113,7 @@ def test_torchs_orthogonal(shape, kind, trivialization, dtype):
 @every_shape
 @pytest.mark.parametrize("kind", ["matrix_exp", "householder"])
 def test_what_torchs_own_maps_cannot_do(shape, kind):
-    """Half types, the meta device, weights that have decayed, bases that safetensors takes."""
+    """Half types, the meta device, weights that have decayed, and bases that safetensors accepts."""
     for dtype in (torch.bfloat16, torch.float16):
         layer = orthogonal(holder(torch.randn(shape).to(dtype)), "weight", kind)
         assert layer.weight.dtype == dtype and defect(layer.weight) < 40 * torch.finfo(dtype).eps
@@ -133,8 +135,8 @@ def test_what_torchs_own_maps_cannot_do(shape, kind):
 
 @every_shape
 def test_assigning_to_torchs_orthogonal(shape):
-    """With trivialization every orthogonal matrix; without, what the map reaches: there are no signs in
-    torch's state.
+    """With trivialization, every orthogonal matrix can be assigned. Without it, only matrices that the map
+    can produce can be assigned, because torch's state has no signs.
     """
     Q = haar(*shape, dtype=torch.float32)
     reached = torch.ops.fastparam.stiefel_cayley(torch.randn(shape), -0.5, True)
@@ -152,7 +154,7 @@ def test_assigning_to_torchs_orthogonal(shape):
 
 @pytest.mark.parametrize("size", [1e38, 1e30, 1e-30, 1e-42])
 def test_a_huge_or_tiny_weight_is_made_orthogonal(size):
-    """The norm of its columns is no number of its dtype, or its square is none."""
+    """The norm of its columns, or the square of that norm, is not representable in its dtype."""
     X = (torch.randn(5, 3).double() * size).clamp(-3e38, 3e38).float()
     layer = orthogonal(holder(X.clone()), orthogonal_map="cayley")
     assert defect(layer.weight) < 1e-5
@@ -178,7 +180,9 @@ def test_orthogonal_without_trivialization_starts_from_the_raw_weight():
 @pytest.mark.parametrize("kind", ["cayley", "matrix_exp", "householder", None])
 @pytest.mark.parametrize("trivialization", [True, False], ids=["base", "plain"])
 def test_orthogonal_on_a_tensor_that_is_parametrized(kind, trivialization):
-    """The first value is the map of what the parametrizations before make of the raw tensor."""
+    """The first value is the map of the result that the previous parametrizations compute from the raw
+    tensor.
+    """
     layer = fastparam.parametrizations.l1_unstructured(nn.Linear(4, 6), "weight", amount=0.5)
     before = layer.weight.detach().clone()
     orthogonal(layer, "weight", kind, use_trivialization=trivialization)

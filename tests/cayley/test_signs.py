@@ -1,4 +1,6 @@
-"""Signs: a buffer that is there from registration on, and changes only where it does not serve."""
+"""Signs are a buffer that exists from registration on, and changes only if it cannot represent a
+new weight.
+"""
 
 import copy
 
@@ -36,7 +38,7 @@ def test_they_are_made_by_registration_of_the_dtype_and_for_the_smaller_side(sha
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_is_negative_is_minus_one_and_all_else_one(shape):
-    """An average of signs, or a zero, needs no rule of its own."""
+    """An average of signs, or a zero, needs no special rule."""
     X = torch.randn(shape)
     wide, k = shape[-2] < shape[-1], min(shape[-2:])
     signs = torch.tensor([-2.0, -0.1, 0.0, 0.3, 5.0, float("nan")])[torch.arange(k) % 6].expand(
@@ -93,8 +95,8 @@ def test_only_the_matrices_of_a_batch_that_need_others_get_them():
     "context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__
 )
 def test_the_inverse_by_hand(context):
-    """forward(right_inverse(Q)) is Q, whoever calls it: with a parameter, a network's output, in any grad
-    mode.
+    """forward(right_inverse(Q)) is Q for any caller: with a parameter or the output of a network, and in any
+    grad mode.
     """
     for Q in (
         nn.Parameter(haar(6, 6, dtype=torch.float32, det=-1)),
@@ -134,8 +136,8 @@ def test_torchs_trial_of_a_second_parametrization_changes_nothing(frozen, contex
 
 
 def test_a_trial_where_the_weight_no_longer_tells_its_parameter():
-    """At norms of 1e5 in float32 other signs may come out of it, and the weight is still what the free
-    parameter makes of them.
+    """At norms of 1e5 in float32, the weight may give other signs, but it stays the one that the free
+    parameter gives.
     """
     chain = layer_of((6, 6), Skew())
     with torch.no_grad():
@@ -148,7 +150,7 @@ def test_a_trial_where_the_weight_no_longer_tells_its_parameter():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.complex64], ids=str)
 def test_a_matrix_near_the_reach_of_the_present_signs_gets_others(dtype):
-    """Of -I, turned by eps / 8, X is 8 / eps with the signs that are there: no gradient would move it."""
+    """-I, turned by eps / 8, would need X = 8 / eps with the present signs, which no gradient would move."""
     tiny = torch.finfo(dtype).eps / 8
     Q = torch.tensor([[-1, -tiny], [tiny, -1]], dtype=dtype)
     for made in (SkewCayley(), SkewCayley(-0.5), CayleyMap(signs=True)):
@@ -157,7 +159,9 @@ def test_a_matrix_near_the_reach_of_the_present_signs_gets_others(dtype):
 
 
 def test_without_signs_a_matrix_beyond_the_map_is_refused_in_a_sentence():
-    """By a ValueError that registration does not swallow: it would take the matrix for the free parameter."""
+    """The ValueError is not one that registration swallows, which would use the matrix as the free
+    parameter.
+    """
     Q = haar(6, 6, dtype=torch.float32, det=-1)
     sentence = (
         r": expected a matrix without an eigenvalue near -1, which .* does not reach without signs=True$"
@@ -291,7 +295,7 @@ def test_a_matrix_on_another_device_changes_no_base(shape):
 
 @pytest.mark.parametrize("shape", [(12, 4), (2, 15, 3), (6, 5), (0, 4), (3, 0)], ids=str)
 def test_every_block_is_mapped_by_itself(shape):
-    """Bit for bit as a layer of its own, and assigned as one."""
+    """The results are bit for bit those of a separate layer, and each block is assigned like one."""
     layer = layer_of(shape, SkewCayley(-0.5, True, blocks=3))
     module, X = layer.parametrizations.weight[0], layer.parametrizations.weight.original
     alone = SkewCayley(-0.5, True)

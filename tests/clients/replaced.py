@@ -1,5 +1,5 @@
-"""A plugin of pytest for the suites of other packages: it puts our functions in place of theirs and writes
-into the report how often each was called.
+"""A plugin of pytest for the test suites of other packages. It replaces their functions by ours, and reports
+how often each one was called.
 """
 
 from collections import Counter

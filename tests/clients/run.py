@@ -1,10 +1,10 @@
-"""Runs the tests of this folder, and those of geotorch and PEFT with our functions in place of theirs.
+"""Runs the tests of this folder, and those of geotorch and PEFT with their functions replaced by ours.
 
-`make clients` installs what is pinned here into an environment of its own, build/clients/venv, and fastparam
-as a user would, from a copy of the tree. The suites come with the packages' source distributions. They run
-without a network, first as they are, then with the plugin replaced.py. A test that fails both times is
-theirs. A test that ends otherwise with our functions than without is a failure, and so is a function of ours
-that was never called.
+`make clients` installs the versions pinned here into a separate environment, build/clients/venv, and installs
+fastparam as a user would, from a copy of the tree. The test suites are in the source distributions of the
+packages. They run without a network, first unchanged, and then with the plugin replaced.py. A test that fails
+both times is ignored. A test whose outcome differs with our functions is a failure, and so is a function of
+ours that was never called.
 
 `python tests/clients/run.py --in-place` uses the build of this tree, which must be for the same torch.
 """
@@ -26,9 +26,9 @@ WORK = ROOT / "build" / "clients"
 PYTHON = WORK / "venv" / "bin" / "python"
 IN_PLACE = "--in-place" in sys.argv[1:]
 
-# The newest geotorch whose source distribution has its tests is not the newest.
+# The newest version of geotorch whose source distribution includes its tests. It is not the newest version.
 VERSIONS = {"geotorch": "0.3.0", "peft": "0.21.2"}
-# Of PEFT's tests those of OFT, BOFT and PSOFT, in the files where most tests make their models themselves.
+# Of PEFT's tests, those of OFT, BOFT and PSOFT, from the files in which most tests create their own models.
 TESTS = {
     "geotorch": ["test"],
     "peft": [*(f"tests/test_{name}.py" for name in ("custom_models", "boft", "initialization")), "-k", "oft"],
@@ -49,7 +49,7 @@ def install():
     torch = os.environ.get("TORCH", "torch==2.13.0")
     pins = f"{torch} {TRAINERS} {TOOLS} {IMPORTED_BY_PEFTS_TESTS}".split()
     pip("install", *pins, *(f"{name}=={version}" for name, version in VERSIONS.items()))
-    if not IN_PLACE:  # the objects of the tree are those of another environment, and stay as they are
+    if not IN_PLACE:  # the objects of the tree belong to another environment, and stay unchanged
         for stale in ("csrc", "fastparam"):
             shutil.rmtree(WORK / "source" / stale, ignore_errors=True)
         ignored = shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "_built.py")
@@ -66,12 +66,12 @@ def unpacked(name):
         with tarfile.open(f"{folder}.tar.gz") as archive:
             archive.extractall(WORK, filter="data")
     shutil.rmtree(folder / name, ignore_errors=True)  # the package itself, which is installed
-    (folder / TESTS[name][0].split("/")[0] / "__init__.py").touch()  # PEFT's is not in the distribution
+    (folder / TESTS[name][0].split("/")[0] / "__init__.py").touch()  # PEFT's file is not in the distribution
     return folder
 
 
 def pytest(title, folder, *args):
-    """What became of every test, and how often our functions were called."""
+    """The outcome of every test, and how often our functions were called."""
     print(f"\n== {title}", flush=True)
     report = WORK / f"{title}.xml"
     report.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""Trainers, checkpoints and adapters of other packages, on one model that has all forms of the table of
-modules as layers.
+"""Trainers, checkpoints and adapters of other packages, on one model whose layers are all forms of the table
+of modules.
 """
 
 import copy
@@ -20,7 +20,7 @@ WIDTH = max(form.shape[1] for form in FORMS)
 
 
 class Model(Forms):
-    """Every layer learns the mean of its input; the forward pass returns the loss."""
+    """Every layer learns the mean of its input, and the forward pass returns the loss."""
 
     def forward(self, v):
         layers, goal = super().forward(v), v.mean(1, keepdim=True)
@@ -79,7 +79,7 @@ def same(model, other):
 
 
 def has_trained(layers, start):
-    """Every layer has another weight than at the start, and still one of its kind."""
+    """The weight of every layer has changed since the start, and still satisfies its constraint."""
     for form in start.forms:
         W = layers[form.name].weight
         assert form.holds(W) and not torch.equal(W, start.layers[form.name].weight), form.name
@@ -192,8 +192,8 @@ class Base(nn.Module):
 
 
 def test_peft(rows, tmp_path):
-    """Our layers are trained beside an adapter and saved with it; the base model keeps its own, and loading a
-    second adapter changes neither.
+    """Our layers are trained next to an adapter and saved with it. The base model keeps its layers, and
+    loading a second adapter changes neither.
     """
     base, v = Base(), torch.stack([row["v"] for row in rows])
     untouched, start, names = state(base), base(v), list(base.model.layers)
@@ -223,7 +223,7 @@ def test_peft(rows, tmp_path):
 
 
 def test_peft_adapter_beside_our_layers(tmp_path):
-    """An adapter that does not name our layers leaves them alone when it is loaded and merged."""
+    """An adapter that does not name our layers does not change them when it is loaded and merged."""
     base = Base()
     untouched = state(base.model)
     adapted = get_peft_model(base, LoraConfig(target_modules=["head"]))

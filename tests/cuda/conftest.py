@@ -11,8 +11,8 @@ DRY = pytest.param("dry", marks=pytest.mark.dry)
 
 @pytest.fixture(params=["cuda"] if torch.cuda.is_available() else ["cuda", DRY])
 def gpu(request, monkeypatch):
-    """A CUDA device. Where there is none the test is skipped, and the code of its function is tried once, on
-    a CPU that plays one: see cuda_dry.py.
+    """A CUDA device. If there is none, the test is skipped, and the code of its function is tried once on a
+    CPU that emulates one (see cuda_dry.py).
     """
     if request.param == "dry":
         cuda_dry.play(monkeypatch)
@@ -25,7 +25,7 @@ def gpu(request, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Without a device, one case of each function is skipped, so that it is seen, and one is played."""
+    """Without a device, one case of each function is skipped, so that it is visible, and one is emulated."""
     if torch.cuda.is_available():
         return
     tried, kept = set(), []

@@ -1,9 +1,9 @@
-"""A CPU that plays a CUDA device, so that the tests of tests/test_cuda*.py are themselves tested where there
-is no GPU.
+"""A CPU that emulates a CUDA device, so that the tests of tests/test_cuda*.py are themselves tested on
+machines without a GPU.
 
-Streams and events do nothing, a graph records the ops of its capture and runs them again into the same
-memory, memory is not counted. So a wrong name, shape, expectation or order of calls in such a test shows;
-what only a device can show does not.
+Streams and events do nothing, a graph records the ops of its capture and runs them again in the same memory,
+and memory is not counted. This detects a wrong name, shape, expectation or order of calls in such a test, but
+nothing that only a device can show.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def storages(values: Any) -> set[int]:
 
 
 class Graph(TorchDispatchMode):
-    """Plays ``torch.cuda.CUDAGraph``, and records while it is the current mode."""
+    """Emulates ``torch.cuda.CUDAGraph``, and records while it is the current mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Graph(TorchDispatchMode):
 
 
 class Stream:
-    """Plays ``torch.cuda.Stream``."""
+    """Emulates ``torch.cuda.Stream``."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -60,7 +60,7 @@ class Stream:
 
 
 class Modes:
-    """Plays the synchronisation debug mode."""
+    """Emulates the synchronisation debug mode."""
 
     def __init__(self) -> None:
         self.mode = 0
@@ -73,7 +73,7 @@ class Modes:
 
 
 def play(monkeypatch: Any) -> None:
-    """Replaces what the tests use of torch.cuda."""
+    """Replaces the parts of torch.cuda that the tests use."""
     modes = Modes()
     nothing = lambda *_, **__: None
     fakes = {

@@ -1,7 +1,7 @@
-"""The CUDA kernels of symmetric, skew and their adjoints: values at every choice of kernel, strides,
+"""The CUDA kernels of symmetric, skew and their adjoints: values for every choice of kernel, strides,
 alignment, derivatives.
 
-What holds for every op on a device stands in test_cuda_*.py; tests/test_simt.py runs device code without one.
+The tests of every op on a device are in test_cuda_*.py; tests/simt/test_simt.py runs device code without one.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def op(name: str):
 
 
 def check(name: str, X: Tensor, lower: bool) -> None:
-    """The op on X against the reference on the CPU; both round each entry once, so they agree in every bit
-    that is not a zero's sign.
+    """Compares the op on X with the reference on the CPU. Both round each entry once, so they agree in every
+    bit except the sign of a zero.
     """
     Y = op(name)(X, lower)
     assert Y.device == X.device and Y.is_contiguous() and Y.shape == X.shape and Y.dtype == X.dtype

@@ -19,16 +19,16 @@ every_shape = pytest.mark.parametrize("batch, n", SHAPES, ids=str)
 
 
 def fixed(case: Case, X: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """The op as a function of its tensors, its other arguments made now and not at each call: a mask may come
-    from the host.
+    """The op as a function of its tensors. Its other arguments are made once instead of at each call, because
+    a mask can come from the host.
     """
     made = dataclasses.replace(case, others=case.arguments(X[0]))
     return made.bind(made.entry)
 
 
 def agree(case: Case, actual: Tensor, expected: Tensor) -> None:
-    """Bit for bit; where matrix products are inside, whose algorithm may change from one stream to another,
-    nearly.
+    """Compares bit for bit or, if the op contains matrix products, whose algorithm can depend on the stream,
+    up to a tolerance.
     """
     if case.linear:
         assert torch.equal(actual, expected)
@@ -37,8 +37,8 @@ def agree(case: Case, actual: Tensor, expected: Tensor) -> None:
 
 
 def capture(step: Callable[[], tuple[Tensor, ...]]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
-    """Runs the step once on a side stream, as capture asks for, then captures it; returns the graph and what
-    it writes.
+    """Runs the step once on a side stream, as capture requires, and then captures it. Returns the graph and
+    the tensors that it writes.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -87,7 +87,9 @@ def test_graph_of_packing(gpu):
 
 
 def test_graph_of_a_parametrized_layer_in_training(gpu):
-    """A whole step, captured once: the losses of the replays are those of the same steps without a graph."""
+    """A whole step is captured once. The losses of the replays are those of the same steps without
+    a graph.
+    """
 
     def start() -> torch.nn.Module:
         torch.manual_seed(1)
@@ -115,7 +117,7 @@ def test_graph_of_a_parametrized_layer_in_training(gpu):
             graph, written = capture(step)
             with torch.no_grad():
                 for p, old in zip(layer.parameters(), before, strict=True):
-                    p.copy_(old)  # the warm-up was a step too
+                    p.copy_(old)  # the warm-up was a step, too
             run = lambda: graph.replay() or written
         for batch in data:
             x.copy_(batch)

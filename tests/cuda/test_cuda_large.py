@@ -1,5 +1,5 @@
-"""More elements than 32 bits can count: where the memory of the device allows it. Tried at a small size where
-there is no device.
+"""More elements than 32 bits can count, if the memory of the device allows it. Without a device, the tests
+run at a small size.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def normal(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
 
 
 def parts(count: int, size: int = 1000) -> list[slice]:
-    """The first, the middle and the last of so many."""
+    """The first, the middle and the last part of this many elements."""
     size = min(size, count)
     return [slice(0, size), slice((count - size) // 2, (count + size) // 2), slice(count - size, count)]
 

@@ -1,5 +1,5 @@
-"""Memory on the device: an op allocates what it returns, gives all back, and the same input gives the same
-bits, whatever ran before.
+"""Memory on the device: an op allocates its result and frees everything else, and the same input gives the
+same bits, whatever ran before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from test_cuda_streams import every_linear, step
 
 
 def requested(what: str) -> int:
-    """Bytes asked for: what is allocated is rounded up, by more or less as the allocator finds room."""
+    """Requested bytes, because allocated bytes are rounded up depending on the free memory that the allocator
+    finds.
+    """
     return torch.cuda.memory_stats()[f"requested_bytes.all.{what}"]
 
 
@@ -37,7 +39,7 @@ def test_gives_all_memory_back(case, batch, n, gpu):
     X = case.inputs(batch, n=n, dtype=torch.float32, device=gpu)
     f = fixed(case, X)
     G = torch.randn_like(f(*X))
-    for _ in range(2):  # libraries keep workspaces from their first calls on
+    for _ in range(2):  # libraries keep workspaces from their first calls
         step(f, X, G)
     torch.cuda.synchronize()
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
@@ -70,7 +72,7 @@ def test_same_input_same_bits(case, gpu):
             for _ in range(3):
                 torch.randn(300, 300, device=gpu).mm(
                     torch.randn(300, 300, device=gpu)
-                )  # something else between
+                )  # something else in between
                 assert all(
                     torch.equal(bits(t), wanted) for t, wanted in zip(step(f, X, G), first, strict=True)
                 )

@@ -1,5 +1,5 @@
-"""masked_prune where a thread of its CUDA kernel takes several chunks: lengths that the other tests of the op
-do not reach.
+"""masked_prune with several chunks per thread of its CUDA kernel: lengths that the other tests of the op do
+not reach.
 """
 
 from __future__ import annotations

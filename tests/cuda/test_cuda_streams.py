@@ -29,7 +29,7 @@ def step(f: Callable[..., Tensor], X: tuple[Tensor, ...], G: Tensor) -> tuple[Te
 
 @contextlib.contextmanager
 def no_waiting() -> Iterator[None]:
-    """Any wait for the device that torch knows of is an error."""
+    """Makes any wait for the device that torch knows of an error."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -41,7 +41,7 @@ def no_waiting() -> Iterator[None]:
 @every
 @every_n
 def test_runs_on_the_current_stream(case, n, gpu):
-    """The input comes late, on a side stream: who runs on another one reads NaN."""
+    """The input arrives late, on a side stream. Work on another stream would read NaN."""
     source = case.inputs(4, n=n, dtype=torch.float32, device=gpu, grad=False)
     f, X = fixed(case, source), tuple(torch.full_like(x, torch.nan).requires_grad_() for x in source)
     G_source = torch.randn_like(f(*source))
@@ -77,7 +77,7 @@ def test_packing_runs_on_the_current_stream(gpu):
 
 @every
 def test_two_streams_at_once(case, gpu):
-    """The same op on two streams at a time: neither uses memory of the other."""
+    """The same op runs on two streams at a time, and neither uses memory of the other."""
     X = [case.inputs(64, n=33, dtype=torch.float32, device=gpu, grad=False) for _ in range(2)]
     f = fixed(case, X[0])
     expected = [f(*x) for x in X]

@@ -1,4 +1,4 @@
-"""What is particular to masked_prune: masks of every shape, lengths of every kind, +0 whatever was there."""
+"""Tests of masked_prune only: masks of every shape, lengths of every kind, and +0 in place of any value."""
 
 import re
 
@@ -46,7 +46,7 @@ def any_numbers(*shape, dtype, device="cpu"):
 
 
 def where_bits(X, keep):
-    """What the bits have to be: those of X where it is kept, none elsewhere."""
+    """The expected bits: those of X where it is kept, and 0 elsewhere."""
     keep = keep.expand(X.shape)
     return torch.where(keep[..., None] if X.is_complex() else keep, bits(X), 0)
 
@@ -81,7 +81,7 @@ def test_broadcast(dtype, shape, small, device):
     expected = where_bits(X, keep)
     trimmed = keep.view(
         small[next((i for i, s in enumerate(small) if s > 1), len(small)) :]
-    )  # without its leading ones
+    )  # without its leading dimensions
     for m in (keep, keep.expand(shape), trimmed):
         for f in (masked_prune, ops.masked_prune.default):
             assert torch.equal(bits(f(X, m)), expected) and f(X.to("meta"), m.to("meta")).shape == shape
@@ -237,7 +237,7 @@ def test_sentences(name):
             masked_prune(X.to("meta"), m.to("meta"))
         with FakeTensorMode() as mode, pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             masked_prune(mode.from_tensor(X), mode.from_tensor(m))
-    Y = torch.randn(3, 3, requires_grad=True)  # and it works as before
+    Y = torch.randn(3, 3, requires_grad=True)  # it works as before
     assert torch.autograd.grad(masked_prune(Y, mask((3, 3))).sum(), Y)[0].sum() == mask((3, 3)).sum()
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of torch.nn.utils.prune, through from_torch, into layers that were pruned here."""
+"""Checkpoints of torch.nn.utils.prune are loaded by from_torch into layers that were pruned here."""
 
 import copy
 import re
@@ -95,7 +95,7 @@ def test_soft_masks_are_refused():
 
 
 def test_checkpoints_that_do_not_fit():
-    """torch's own errors: for a checkpoint that was not converted, or not pruned, or of another shape."""
+    """torch's own errors, for a checkpoint that was not converted, was not pruned, or has another shape."""
     mine, state = cut(ours, net(), 0.2), cut(prune, net(), 0.2).state_dict()
     for wrong, sentence in [(state, "Missing key"), (net().state_dict(), "Missing key")]:
         with pytest.raises(RuntimeError, match=sentence):

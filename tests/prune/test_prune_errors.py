@@ -1,4 +1,4 @@
-"""Pruning refuses in one sentence, and leaves the layer and the random numbers as they were; 2:4 masks."""
+"""Pruning raises an error of one sentence, and leaves the layer and the random state unchanged; 2:4 masks."""
 
 import re
 
@@ -139,7 +139,7 @@ def test_dim():
     refused(sentence, lambda: Pruning.structured(X56, 1, 2, 2), IndexError)
 
 
-# Whoever takes a tensor, as a function of it, and how its sentences begin.
+# Every function that takes a tensor, as a function of it, and the beginning of its errors.
 LAYER = pruned()
 TAKE_X = {
     "PruningParametrization": (PruningParametrization, "PruningParametrization: expected X"),
@@ -214,7 +214,7 @@ def test_registration_and_assignment():
 
 
 def test_a_buffer_that_is_no_mask():
-    """It is taken, as any buffer takes any tensor, and refused when it is read."""
+    """The buffer accepts any tensor, as any buffer does, and the error is raised when it is read."""
     layer = prune_one()
     kinds = [
         (X, ValueError, f"Pruning: expected mask to be a strided tensor, got {word}") for X, word in unusual()

@@ -1,4 +1,6 @@
-"""Whatever holds a mask when it is replaced: graphs, programs, state dicts; modes, ensembles, copies."""
+"""Everything that holds a mask when it is replaced: graphs, programs, state dicts, modes,
+ensembles, copies.
+"""
 
 import copy
 import io
@@ -125,7 +127,7 @@ def test_a_mask_of_another_dtype_is_traced():
 
 
 def test_fake_tensors():
-    """Masks are made and checked without data to look at."""
+    """Masks are created and checked without data."""
     with FakeTensorMode():
         layer = pruned()
         for change in CHANGES:

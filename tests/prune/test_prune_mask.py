@@ -1,4 +1,6 @@
-"""The mask as a plain buffer: code that casts, loads, averages or edits buffers is right without asking."""
+"""The mask is a plain buffer: code that casts, loads, averages or edits buffers works without
+special cases.
+"""
 
 import copy
 import io
@@ -166,7 +168,7 @@ def test_copies(kind):
 
 
 def model(device=None):
-    """Some layers pruned in every way, with masks of the seed in force."""
+    """Layers pruned in every way, with masks of the current seed."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 33), nn.ReLU(), nn.Linear(33, 8)).to(
         device
     )

@@ -1,4 +1,4 @@
-"""Pruning: how masks are chosen, the module on a layer, the choice made anew."""
+"""Pruning: how masks are chosen, the module on a layer, and update_."""
 
 import pytest
 import torch
@@ -179,7 +179,9 @@ def test_update():
 
 
 def test_update_raises_the_amount():
-    """Gradual pruning: the amount stays until it is changed, the last rule's where there are several."""
+    """Gradual pruning: the amount stays until it is changed. With several rules, it is that of the
+    last one.
+    """
     X = torch.randn(8, 12)
     pruning = Pruning.magnitude(X, 0.1)
     for amount in (0.25, 0.5, 30, 0.75):
@@ -206,7 +208,7 @@ LOOKUPS = {
 @pytest.mark.parametrize("form", ["whole", "row", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
 def test_gradients_of_embeddings_may_be_sparse(form, dtype):
-    """They stay so, with +0 where a row is pruned, whatever has arrived there."""
+    """Sparse gradients stay sparse, with +0 where a row is pruned, whatever the incoming gradient is."""
     keep = torch.arange(30).view(6, 5) % 3 > 0
     m = {"whole": keep, "row": keep[:1], "packed": pack_mask(keep)}[form]
     whole = keep if form != "row" else keep[:1].expand(6, 5)
@@ -223,7 +225,7 @@ def test_gradients_of_embeddings_may_be_sparse(form, dtype):
 
 
 def test_gradients_without_sparse_dimensions():
-    """Dense gradients in sparse clothes, that of a scalar among them."""
+    """Dense gradients in a sparse layout, including that of a scalar."""
     for shape in ((4, 6), ()):
         X, keep = torch.randn(shape, requires_grad=True), torch.rand(shape) > 0.4
         for count in (0, 1, 2):
@@ -235,7 +237,7 @@ def test_gradients_without_sparse_dimensions():
 
 @pytest.mark.parametrize("kind", LOOKUPS)
 def test_sparse_training_steps(kind):
-    """As torch's pruning does them, with an optimizer for sparse gradients."""
+    """The steps are those of torch's pruning, with an optimizer for sparse gradients."""
     torch.manual_seed(0)
     ours, theirs = LOOKUPS[kind](), LOOKUPS[kind]()
     theirs.load_state_dict(ours.state_dict())

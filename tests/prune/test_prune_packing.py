@@ -1,4 +1,4 @@
-"""pack_mask and unpack_mask: one bit per entry, in numpy's order, through the compiler; their errors."""
+"""pack_mask and unpack_mask: one bit per entry, in numpy's order, under the compiler, and their errors."""
 
 import math
 import re

@@ -1,4 +1,6 @@
-"""The verbs refuse in one sentence, in the words of torch.nn.utils.prune for amounts, and change nothing."""
+"""The verbs raise errors of one sentence, with the words of torch.nn.utils.prune for amounts, and change
+nothing.
+"""
 
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_sentences(again):
 
 
 def test_soft_masks():
-    """Values between 0 and 1 damp entries in torch; here they are refused instead of rounded."""
+    """In torch, values between 0 and 1 damp entries. Here they are refused instead of being rounded."""
 
     class Soft(prune.BasePruningMethod):
         PRUNING_TYPE = "unstructured"

@@ -1,4 +1,4 @@
-"""The verbs against torch.nn.utils.prune itself: the same masks for the same inputs and seed, repeatedly."""
+"""The verbs compared with torch.nn.utils.prune: the same masks for the same inputs and seed, repeatedly."""
 
 import copy
 
@@ -22,7 +22,7 @@ LAYERS = {
 }
 SCORES = lambda layer: torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(4))
 scored = lambda scores: {"importance_scores": scores}
-# verb, and its arguments as a function of the layer
+# The verb, and its arguments as a function of the layer.
 CALLS = {
     "random": ("random_unstructured", lambda layer: {"amount": 0.3}),
     "random count": ("random_unstructured", lambda layer: {"amount": 5}),
@@ -112,7 +112,7 @@ def test_global_with_a_tensor_twice():
 
 
 def test_numbers_of_numpy():
-    """Small ones too, which overflow where torch compares them with sizes."""
+    """Including small ones, which overflow when torch compares them with sizes."""
     mine = nn.Linear(300, 200)
     twin = copy.deepcopy(mine)
     int8, uint8, half, single = numpy.int8, numpy.uint8, numpy.float16, numpy.float32
@@ -158,7 +158,8 @@ def test_training_is_torchs():
         optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
         for step in range(6):
             if step == 3:
-                layer(v)  # torch compares the weight of the last forward, which is older than the last step
+                # torch compares the weight of the last forward pass, which is older than the last step
+                layer(v)
                 library.l1_unstructured(layer, "weight", 0.3)
             optimiser.zero_grad()
             layer(v).square().mean().backward()
@@ -197,7 +198,7 @@ def test_beside_other_parametrizations():
 
 
 def test_names_of_torch():
-    """They can be read where a verb has pruned, and hide nothing that the module has."""
+    """The names can be read where a verb has pruned, and they hide no attribute of the module."""
     norm = nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))  # of two tensors
     weight = norm.weight.detach().clone()
     ours.l1_unstructured(norm, "weight", 0.5)

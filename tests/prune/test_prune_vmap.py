@@ -1,4 +1,4 @@
-"""masked_prune, pack_mask and unpack_mask under vmap: over X, over the mask, over both, nested."""
+"""masked_prune, pack_mask and unpack_mask under vmap: over X, over the mask, over both, and nested."""
 
 import math
 import re
@@ -44,7 +44,7 @@ def test_nested_vmap():
 def test_vmap_over_masks_of_fewer_dimensions():
     X = torch.randn(
         3, 3, 3
-    )  # the batch is as large as a matrix: a mask that slips by a dimension would fit too
+    )  # the batch is as large as a matrix: a mask shifted by one dimension would fit, too
     row, rows = random_mask(3), random_mask(3, 3)
     for f in (masked_prune, ops.masked_prune.default):
         assert torch.equal(torch.vmap(f, in_dims=(0, None))(X, row), torch.where(row, X, 0))
@@ -57,7 +57,7 @@ def test_vmap_over_masks_of_fewer_dimensions():
         torch.vmap(masked_prune)(X[0, 0], rows)
 
 
-@pytest.mark.filterwarnings("error")  # torch warns of what it does example by example
+@pytest.mark.filterwarnings("error")  # torch warns if it loops over examples
 @pytest.mark.parametrize("shape", [(), (8,), (13,), (0,), (3, 5), (2, 3, 8)], ids=str)
 def test_packing_in_vmap(shape, device):
     for batch in (4, 0):

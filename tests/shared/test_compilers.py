@@ -20,8 +20,8 @@ import fastparam
 
 pytestmark = pytest.mark.slow
 fixed = pytest.mark.usefixtures("dynamo")
-# An expression of other ops and of ATen's, whose derivative is one of hundreds of them, and none of ours: it
-# is compiled for one size only. Graphs of the tall map hold it as their backward part.
+# An expression of other ops and of ATen's, whose derivative consists of hundreds of them, and none of ours.
+# It is compiled for one size only. The graphs of the tall map contain it as their backward part.
 LONG = [case for case in CASES if case.word == "stiefel_cayley_backward"]
 every_short = pytest.mark.parametrize(
     "case", [case for case in FORMULAS if case not in LONG], ids=lambda case: case.name
@@ -42,7 +42,7 @@ def check(compiled, f, ts):
 
 
 class Graphs:
-    """The backend aot_eager, which keeps the graphs that it is given."""
+    """The backend aot_eager, which records the graphs that it is given."""
 
     def __init__(self):
         self.kept = []
@@ -56,8 +56,8 @@ class Graphs:
 @every_formula
 @fixed
 def test_compile(case):
-    """One graph for matrices of every order in batches of every size. It keeps the op whole, and so does its
-    backward graph: nothing is decomposed, nothing breaks the graph.
+    """There is one graph for matrices of every order in batches of every size. It contains the op itself, and
+    so does its backward graph: nothing is decomposed, and nothing breaks the graph.
     """
     f, graphs, dynamic = wave(case.bind(case.entry)), Graphs(), case not in LONG
     compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend=graphs.compile)
@@ -80,7 +80,9 @@ def test_compile_for_each_size(case):
 
 @fixed
 def test_inductor():
-    """One op of each kind, all in one graph, but the tall one: its backward graph is ATen's."""
+    """One op of each kind, in one graph. The tall map is left out, because its backward graph consists of
+    ATen ops.
+    """
     cases = [case for case in CASES if case.name in ONE_OF_EACH and case.word != "stiefel_cayley"]
     f = lambda X: sum(
         (case.bind(case.entry)(*[X] * case.tensors) * (i + 1)).sin() for i, case in enumerate(cases)
@@ -156,7 +158,7 @@ def test_transforms_inside(case):
 @one_public_of_each
 @fixed
 def test_double_backward_of_a_compiled_function_raises(case):
-    """torch offers none, and says so; torch.func.grad inside the compiled function does it (above)."""
+    """torch does not support it, and says so. torch.func.grad inside the compiled function works (above)."""
     ts = case.inputs()
     y = torch.compile(case.bind(case.public), backend="aot_eager")(*ts)
     (g,) = torch.autograd.grad((y**3).sum(), ts[0], create_graph=True)
@@ -250,4 +252,5 @@ def test_compiled_autograd_does_not_recompile_over_sizes():
             X.grad, torch.autograd.grad((fastparam.functional.skew(X) ** 3).sum(), X)[0]
         )
         counts.append(counter.frame_count)
-    assert counts[-1] == counts[1]  # once for the first order, at most once more for a second, then no more
+    # once for the first order, at most once more for a second one, and then no more
+    assert counts[-1] == counts[1]

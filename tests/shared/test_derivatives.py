@@ -1,4 +1,4 @@
-"""Derivatives of every order, reverse and forward, through autograd itself (torch.func is in
+"""Derivatives of every order, in reverse and forward mode, through autograd itself (torch.func is in
 test_transforms.py).
 """
 
@@ -18,7 +18,9 @@ def clones(ts):
 
 @every
 def test_opcheck(case):
-    """All of it for a batch in float64, then what a dtype, a layout or a missing gradient could change."""
+    """All checks for a batch in float64, and then the ones that a dtype, a layout or a missing gradient could
+    affect.
+    """
     torch.library.opcheck(case.op, case.prepared(*case.inputs(2)))
     some = ("test_schema", "test_autograd_registration", "test_faketensor")
     for dtype, grad in ((F64, False), (torch.bfloat16, True), (torch.complex128, True)):
@@ -74,7 +76,7 @@ def test_gradient_through_views(case, device):
 
 @every
 def test_incoming_gradients(case, device):
-    """An incoming gradient may be expanded, transposed, strided, lazily negated, of a tensor of zeros."""
+    """An incoming gradient can be expanded, transposed, strided, lazily negated, or a tensor of zeros."""
     for n in (1, 3, 9, 17, 33):
         X = case.inputs(2, n=n, device=device)
         new = lambda *shape: torch.randn(*shape, dtype=F64, device=device)
@@ -107,7 +109,7 @@ def test_second_and_third_derivative(case, device):
 
 @every
 def test_double_backward_of_the_op_alone(case):
-    """Linear in the incoming gradient: its derivative there is the tangent of the op."""
+    """An op is linear in the incoming gradient, so its derivative there is the tangent of the op."""
     X = case.inputs()
     G = torch.randn(3, 3, dtype=F64, requires_grad=True)
     V = case.inputs(grad=False)
@@ -150,8 +152,8 @@ def test_tangents_of_every_layout(case, device):
 
 @every
 def test_reverse_over_forward_at_one_level(case):
-    """The tangent is differentiable in primal and tangent, inside the level and with the graph that autograd
-    keeps.
+    """The tangent is differentiable in the primal and the tangent, inside the level and with the graph that
+    autograd keeps.
     """
     X, V = case.inputs(), case.inputs()
 
@@ -165,7 +167,9 @@ def test_reverse_over_forward_at_one_level(case):
 
 @every
 def test_partial_needs(case):
-    """Every subset of the tensors may ask for a gradient, and every subset of those be asked for one."""
+    """Every subset of the tensors can require a gradient, and the gradient of every subset of those can be
+    requested.
+    """
     for chosen in range(1, 2**case.tensors):
         X = tuple(x.detach().requires_grad_(bool(chosen >> i & 1)) for i, x in enumerate(case.inputs()))
         wanted = [x for x in X if x.requires_grad]

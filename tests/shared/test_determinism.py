@@ -1,6 +1,6 @@
-"""The same input gives the same bits: on any number of threads, and wherever a matrix stands in a batch.
+"""The same input gives the same bits, for any number of threads and any position of a matrix in a batch.
 
-Of kernels, that is: trivialized_cayley ends in torch's matmul; householder of large matrices, second
+This holds for kernels. trivialized_cayley ends in torch's matmul. householder of large matrices, second
 derivatives of the Cayley maps and complex dtypes are expressions of ATen, whose libraries sum in an order
 that depends on both.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastparam import _reference as reference
 
-# Orders of every path: lanes, rows, blocks, threads that share a matrix, and those at which LAPACK would be
-# worth its call.
+# Orders of every path: lanes, rows, blocks, threads that share a matrix, and orders for which LAPACK would
+# be worth a call.
 SHAPES = [(300, 3), (40, 4), (37, 8), (21, 17), (9, 33), (5, 65), (3, 130), (3, 200), (17, 200), (2, 300)]
 WITH_KERNELS = [case for case in CASES if case.word != "trivialized_cayley"]
 every_kernel = pytest.mark.parametrize("case", WITH_KERNELS, ids=lambda case: case.name)
@@ -27,7 +27,7 @@ def threads():
 
 
 def inputs(case: Case, batch: int, n: int, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
-    """Matrices of many kinds, side by side: well scaled, beyond the guard, exactly skew and not, one of
+    """Matrices of many kinds side by side: well scaled, beyond the guard, exactly skew and not, and one of
     NaN.
     """
     X = case.inputs(batch, n=n, dtype=torch.float64, device=device, grad=False)
@@ -41,14 +41,16 @@ def inputs(case: Case, batch: int, n: int, dtype: torch.dtype, device: str = "cp
 
 
 def both_ways(case: Case, X: tuple[Tensor, ...], G: Tensor, others: tuple) -> tuple[Tensor, ...]:
-    once = case.linear or len(X) == 1  # else a backward op, whose derivative is a second one
+    once = case.linear or len(X) == 1  # otherwise a backward op, whose derivative is a second derivative
     X = tuple(x.detach().requires_grad_(once) for x in X)
     Y = case.after(case.op(*case.prepared(*X, others=others)), X[0].shape[-1])
     return (Y.detach(), *(torch.autograd.grad(Y, X, G) if once else ()))
 
 
 def same(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> bool:
-    """NaN where NaN is, the payload is the processor's; else the same bits."""
+    """NaN at the same positions, because the payload depends on the processor, and otherwise the
+    same bits.
+    """
     return all(
         torch.equal(a.isnan(), e.isnan()) and torch.equal(bits(a.nan_to_num()), bits(e.nan_to_num()))
         for a, e in zip(actual, expected, strict=True)
@@ -63,13 +65,14 @@ def test_any_number_of_threads(case, threads):
             G, others = torch.randn(batch, n, n).to(dtype), case.arguments(X[0])
             threads(1)
             expected = both_ways(case, X, G, others)
-            for count in (3, 8):  # as many as matrices do not divide by, and more than there are
+            # a number that does not divide the matrices, and more threads than there are matrices
+            for count in (3, 8):
                 threads(count)
                 assert same(both_ways(case, X, G, others), expected), (dtype, batch, n, count)
 
 
 def alone(argument: object, shape: torch.Size, i: int) -> object:
-    """Of an argument that a batch of this shape takes, what matrix i takes."""
+    """Returns the part for matrix i of an argument for a batch of this shape."""
     if not isinstance(argument, Tensor):
         return argument
     if argument.dtype == torch.uint8:
@@ -79,7 +82,7 @@ def alone(argument: object, shape: torch.Size, i: int) -> object:
 
 @every_kernel
 def test_any_place_in_a_batch(case, device):
-    """On a GPU nearly so: its BLAS is not ours to order."""
+    """On a GPU up to a tolerance, because we do not control the order of its BLAS."""
     for dtype in REAL:
         for batch, n in SHAPES:
             X = inputs(case, batch, n, dtype, device)

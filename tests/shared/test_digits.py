@@ -1,4 +1,4 @@
-"""The judge of results in float64 (digits.py), judged by exact fractions."""
+"""The judge of results in float64 (digits.py) is judged by exact fractions."""
 
 import inspect
 import re
@@ -66,9 +66,7 @@ def distance(pair, expected):
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
 def test_product(dtype, n):
     A, B = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
-    A *= torch.logspace(
-        0, 6, n, dtype=F64
-    )  # columns of many sizes: what is small in a row keeps fewer digits
+    A *= torch.logspace(0, 6, n, dtype=F64)  # columns of many sizes: small entries of a row have fewer digits
     pair = digits.product(A, B)
     assert distance(pair, multiply(exact(A), exact(B))) <= 2.0**-78 * n * A.abs().max() * B.abs().max()
     low = 2.0**-55 * torch.randn(n, n, dtype=dtype)
@@ -79,8 +77,8 @@ def test_product(dtype, n):
 @real_and_complex
 @pytest.mark.parametrize("norm", [1.0, 1e3, 1e6])
 def test_inverse(dtype, norm):
-    """(I + alpha A) P = 2 I, exactly but for an error that float64 cannot see."""
-    n, alpha = 6, 0.7  # alpha is no power of two
+    """(I + alpha A) P = 2 I, exactly except for an error that is invisible in float64."""
+    n, alpha = 6, 0.7  # alpha is not a power of two
     A = torch.randn(n, n, dtype=dtype) * norm
     P = digits.twice_inverse(A, alpha)
     I = exact(torch.eye(n, dtype=dtype))
@@ -104,7 +102,7 @@ def test_first_derivatives(dtype):
 
 
 def test_no_reference_multiplies_in_float64():
-    """A function of the references with an inverse or a product of matrices has one of more digits."""
+    """A reference with an inverse or a product of matrices computes it with more digits."""
     functions = {name: f for name, f in vars(reference).items() if inspect.isfunction(f)}
     inexact = {name for name, f in functions.items() if re.search(r"\w @ \w|linalg", inspect.getsource(f))}
     assert inexact == set(digits.BY_MORE)

@@ -1,4 +1,4 @@
-"""The public functions call C++ directly in eager mode: modes and subclasses must see the op all the same."""
+"""The public functions call C++ directly in eager mode, but modes and subclasses must still see the op."""
 
 from typing import ClassVar
 
@@ -42,7 +42,7 @@ class Logged(torch.Tensor):
 
 
 class Duck:
-    """No tensor at all, but it passes for one."""
+    """Not a tensor, but it passes for one."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return str(func)
@@ -61,7 +61,8 @@ def test_torch_dispatch_mode(case):
     with Dispatched() as mode:
         case.bind(case.public)(*ts).sum().backward()
     ours = [name for name in mode.seen if name.startswith("fastparam.")]
-    assert ours[0] == f"fastparam.{case.word}.default" and len(ours) > 1  # the op and what its gradient calls
+    # the op and the ops that its gradient calls
+    assert ours[0] == f"fastparam.{case.word}.default" and len(ours) > 1
 
 
 @every_public

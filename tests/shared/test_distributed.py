@@ -1,5 +1,5 @@
-"""Two processes, gloo: DDP and FSDP2 train parametrized layers as one process does, and as the eager modules
-do.
+"""Two processes with gloo: DDP and FSDP2 train parametrized layers like one process, and like the eager
+modules.
 """
 
 import datetime
@@ -87,7 +87,7 @@ def state(net):
 
 
 def training(rank, folder):
-    """What every process has trained; test_training compares them."""
+    """Returns the results of the training in every process, which test_training compares."""
     for how in ("DDP", "FSDP2"):
         for kind in KINDS:
             net = wrap(how, Net(kind))
@@ -120,7 +120,7 @@ def data():
 
 
 def agree(values):
-    """Every process has the values of the first one, bit for bit."""
+    """Checks that every process has the values of the first one, bit for bit."""
     for key, t in values.items():
         ranks = [torch.empty_like(t) for _ in range(WORLD)]
         dist.all_gather(ranks, t.detach().contiguous())
@@ -134,7 +134,9 @@ def shards(model, **options):
 
 
 def random_start(rank, _):
-    """DDP sends the state of rank 0, signs and bases included, to a rank that started from another weight."""
+    """DDP sends the state of rank 0, including signs and bases, to a rank that started from another
+    weight.
+    """
     model = Forms(seed=rank)
     expected = Forms(seed=0)(data())
     wrapped = nn.parallel.DistributedDataParallel(model)
@@ -145,7 +147,7 @@ def random_start(rank, _):
 
 
 def broadcast(rank, _):
-    """The full state of rank 0 becomes that of a sharded model, which gives it back."""
+    """The full state of rank 0 becomes that of a sharded model, which returns it."""
     source, target = Forms(seed=0), shards(Forms(seed=5 + rank, assigned=False))
     state = source.state_dict()
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -157,7 +159,7 @@ def broadcast(rank, _):
 
 
 def mixed_precision(rank, _):
-    """Parameters are computed with in bfloat16, buffers stay float32."""
+    """Parameters are used in bfloat16, and buffers stay float32."""
     model = Forms(seed=0)
     expected = model(data())
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -171,7 +173,9 @@ def mixed_precision(rank, _):
 
 
 def checkpoint(rank, folder):
-    """A checkpoint that both write from shards is read into another sharded model, and into a plain one."""
+    """A checkpoint that both processes write from shards is read into another sharded model and into a plain
+    one.
+    """
     source = Forms(seed=0)
     expected = source(data())
     dcp.save(get_model_state_dict(shards(source)), checkpoint_id=f"{folder}/dcp")
@@ -183,8 +187,8 @@ def checkpoint(rank, folder):
 
 
 def outside_of_forward(rank, _):
-    """Between steps parameters are DTensors: every weight can be read, and is that of the whole layer; so are
-    its gradients.
+    """Between steps, parameters are DTensors. Every weight can be read and is that of the whole layer, and so
+    are its gradients.
     """
     model, whole = shards(Forms(seed=0)), Forms(seed=0)
     model(data())
@@ -210,12 +214,12 @@ def derivatives(Y, args):
 
 
 def dtensor(rank, _):
-    """Every op on batches that are sharded, which they stay, and on matrices that are, which are gathered."""
+    """Every op on sharded batches, which stay sharded, and on sharded matrices, which are gathered."""
     mesh = init_device_mesh("cpu", (WORLD,))
     fastparam.functional.skew(distribute_tensor(torch.eye(3), mesh, [Shard(0)]))
     for case in CASES:
         torch.manual_seed(0)
-        # Second derivatives make tensors that are no DTensor, which torch does not mix.
+        # Second derivatives create tensors that are not DTensors, which torch does not mix.
         args = case.prepared(*case.inputs(4, grad=not case.word.endswith("_backward")))
         Y = case.op(*args)
         theirs = derivatives(Y, args)
@@ -229,7 +233,7 @@ def dtensor(rank, _):
                 for a in args
             ]
             D = case.op(*placed)
-            packed = case.name == "masked_prune-packed"  # where a bit lies depends on the whole shape
+            packed = case.name == "masked_prune-packed"  # the position of a bit depends on the whole shape
             assert dim == 1 or packed or D.placements == (Shard(0),), case.name
             torch.testing.assert_close(D.full_tensor(), Y, rtol=0, atol=0)
             ours = derivatives(D, placed)
@@ -247,7 +251,7 @@ LOOPS = (training, random_start, broadcast, mixed_precision, checkpoint, outside
 
 
 def work(rank, port, folder):
-    """One of the processes; it writes down what every loop says."""
+    """Runs in each of the processes, and records the results of every loop."""
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=100)
     dist.init_process_group(
@@ -261,8 +265,8 @@ def work(rank, port, folder):
             said = traceback.format_exc()
         with open(f"{folder}/{loop.__name__}-{rank}.txt", "w") as file:
             file.write(said)
-    # Ends with all work behind it, in step with the others: torch's threads have been seen to abort in their
-    # teardown.
+    # All work is done when the process ends, in step with the others, because torch's threads have been seen
+    # to abort in their teardown.
     dist.barrier()
     os._exit(0)
 
@@ -274,7 +278,7 @@ def free_port():
 
 
 def spawn(f, folder):
-    """Runs f in every process, for three minutes at most; an error of one is raised here."""
+    """Runs f in every process, for at most three minutes. An error of one process is raised here."""
     context = mp.spawn(f, (free_port(), str(folder)), nprocs=WORLD, join=False)
     end = time.monotonic() + 180
     try:

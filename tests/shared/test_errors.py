@@ -1,4 +1,6 @@
-"""Wrong input: one sentence, whoever is asked, before any work. And the warnings, once a process."""
+"""Wrong input raises an error of one sentence, from every caller, before any work. Warnings appear once per
+process.
+"""
 
 import functools
 import re
@@ -48,7 +50,7 @@ def check(sentence, f, kind=ValueError):
 
 
 def callers(case):
-    """Every way to the op, as functions of the tensors."""
+    """Every way to call the op, as functions of the tensors."""
     functions = [
         case.op,
         getattr(torch.ops.fastparam, case.word),
@@ -100,7 +102,7 @@ def test_dtype(case, dtype, device):
 @every_square
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev"])
 def test_under_transforms(case, transform):
-    """Under vmap the sentence may count the batch as the first dimension."""
+    """Under vmap, the sentence may count the batch as the first dimension."""
     f = case.bind(case.entry)
     X = tuple(torch.randn(5, 3, 4) for _ in range(case.tensors))
     run = {
@@ -136,9 +138,7 @@ def test_under_compile_and_tracing(case, wrong):
 
 @pytest.mark.usefixtures("dynamo")
 def test_compiled_for_any_size_still_checks():
-    """Compiled for a size of its own in each dimension, the graph is not used for a matrix that is not
-    square.
-    """
+    """A graph compiled for independent sizes is not used for a matrix that is not square."""
     f = torch.compile(fastparam.functional.skew, fullgraph=True, dynamic=True, backend="aot_eager")
     f(torch.randn(4, 4))
     with pytest.raises(Exception, match=re.escape("skew: expected X of shape (..., n, n), got (")):
@@ -227,7 +227,7 @@ def test_both_wrong_names_the_tensor():
 
 @every_square
 def test_nothing_is_left_behind(case):
-    """After an error the op works as before, gradients included."""
+    """After an error the op works as before, including gradients."""
     X = case.inputs()
     f = case.bind(case.entry)
     with pytest.raises(ValueError):
@@ -272,7 +272,9 @@ def test_complex_warns_once_a_process():
 
 @pytest.mark.slow
 def test_public_functions_warn_as_python_does():
-    """A warning of Python, that a filter can make an error, and that names the line that called."""
+    """They are warnings of Python, which a filter can turn into errors, and they name the line of
+    the call.
+    """
     source = WARN.format(dtype="torch.complex64", functions="fastparam.functional.skew,")
     done = python(source)
     call = 1 + next(n for n, line in enumerate(source.splitlines()) if line.strip() == "f(X)")
@@ -285,7 +287,7 @@ def test_public_functions_warn_as_python_does():
 
 @pytest.mark.slow
 def test_what_shows_a_warning_may_call_the_op():
-    """Loggers do; an op that warned while it holds a lock would wait for itself."""
+    """Loggers do this. An op that warned while it holds a lock would wait for itself."""
     done = python("""
 import torch, fastparam, warnings
 X = torch.randn(3, 3, dtype=torch.complex64)

@@ -1,5 +1,5 @@
-"""torch.export, AOTInductor, torch.fx, make_fx, torch.jit.trace: programs that leave the process they were
-written in.
+"""torch.export, AOTInductor, torch.fx, make_fx and torch.jit.trace: programs that leave the process in which
+they were created.
 """
 
 import pytest
@@ -79,8 +79,8 @@ def test_export_dynamic_save_load(tmp_path, strict):
 
 
 def test_export_learns_that_the_matrix_is_square():
-    """The shape check makes the two sizes one; asking for two different ones is refused when the program is
-    made.
+    """The shape check makes the two sizes equal. Requesting two different ones is refused when the program is
+    exported.
     """
     n, m = torch.export.Dim("n", min=2, max=64), torch.export.Dim("m", min=2, max=64)
     with pytest.raises(Exception, match="Constraints violated"):
@@ -93,7 +93,7 @@ def test_export_learns_that_the_matrix_is_square():
 
 
 def test_export_for_training():
-    """The exported graph is differentiable, and a joint graph holds the adjoints."""
+    """The exported graph is differentiable, and a joint graph contains the adjoints."""
     program = torch.export.export(Both(), (torch.randn(4, 4, dtype=F64),))
     X = torch.randn(4, 4, dtype=F64, requires_grad=True)
     ours, theirs = (f(X).pow(3).sum() for f in (program.module(), both))
@@ -187,7 +187,7 @@ def test_tracing_mode_of_a_parametrized_layer():
 
 
 def through_onnx(model, x, path):
-    """What onnxruntime computes."""
+    """The result of onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     batch = {0: torch.export.Dim("batch")}
@@ -202,7 +202,7 @@ def through_onnx(model, x, path):
 
 
 def test_onnx(tmp_path):
-    """Symmetric, skew and pruned weights are decomposed by the exporter itself."""
+    """The exporter itself decomposes symmetric, skew and pruned weights."""
     verbs, x = fastparam.parametrizations, torch.eye(4)
     model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(5)])
     verbs.symmetric(model[0])
@@ -236,7 +236,7 @@ def test_onnx_of_packed_masks(tmp_path):
 
 
 def test_onnx_of_orthogonal_layers(tmp_path):
-    """ONNX has no inverse of a matrix: the exporter names the op; a folded model is exported."""
+    """ONNX has no matrix inverse, so the exporter names the op. A folded model is exported."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6)), torch.eye(4)
     parametrize.register_parametrization(model[0], "weight", fastparam.SkewCayley())
     fastparam.parametrizations.orthogonal(model[1], orthogonal_map="cayley")

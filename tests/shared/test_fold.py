@@ -1,4 +1,4 @@
-"""fold: plain tensors of the same values, in every form of the table of modules and in models that tie
+"""fold gives plain tensors of the same values, for every form of the table of modules and for models that tie
 them.
 """
 
@@ -32,7 +32,7 @@ def symmetric(layer, name="weight"):
 
 
 def test_raw_tensors_and_modules_that_are_tied():
-    """Two maps of one raw tensor are two values; one layer, or one map of it, in two places is one value."""
+    """Two maps of one raw tensor are two values. One layer, or one map, that occurs twice is one value."""
     first, last = symmetric(nn.Linear(4, 4)), symmetric(nn.Linear(4, 4))
     second = fastparam.parametrizations.skew(nn.Linear(4, 4))
     second.parametrizations.weight.original = first.parametrizations.weight.original
@@ -89,8 +89,8 @@ def test_what_is_not_of_this_package_is_left_and_named():
 
 
 def test_deep_copies_and_wrappers():
-    """Copies share the class that torch makes for a parametrized module; a wrapper answers for what it
-    holds.
+    """Copies share the class that torch creates for a parametrized module. A wrapper is folded like its
+    content.
     """
     first = symmetric(nn.Linear(4, 4))
     copies, X = [copy.deepcopy(first) for _ in range(3)], torch.randn(2, 4)

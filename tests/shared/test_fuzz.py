@@ -1,4 +1,4 @@
-"""Numbers up to the overflow threshold, NaN, inf, subnormal ones, in a batch with harmless matrices."""
+"""Numbers up to the overflow threshold, NaN, inf and subnormal numbers, in a batch with harmless matrices."""
 
 import math
 
@@ -8,7 +8,7 @@ from families import skew_of
 from orthogonality import defect
 from table import F64, REAL, bits, ops
 
-# Most orders are small; some stand at the boundaries of paths.
+# Most orders are small; some are at the boundaries of paths.
 ORDERS = [*range(1, 34)] * 2 + [*range(34, 71, 4), 128, 192, 257]
 BATCH = 12
 LAYOUTS = ("upper", "lower", "whole", "packed", "tall", "wide")
@@ -16,12 +16,14 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def width(n):
-    """Columns of a tall matrix with n rows: about half of them, about a third, one, all but one, by turns."""
+    """The number of columns of a tall matrix with n rows: about half, about a third, one, or all but one, in
+    turn.
+    """
     return max(1, ((n + 1) // 2, (n + 2) // 3, 1, n - 1)[n % 5 % 4])
 
 
 def hostile(X, generator):
-    """Makes every other matrix hostile, each in another way; returns which ones hold a NaN."""
+    """Makes every other matrix hostile, each in another way. Returns which ones contain a NaN."""
     largest, tiny = torch.finfo(X.dtype).max, torch.finfo(X.dtype).tiny
     values = (
         math.nan,
@@ -46,7 +48,7 @@ def hostile(X, generator):
 
 
 def run(layout, X, G, signs, alpha):
-    """Value and gradient, of the tensor that the op of this layout takes."""
+    """Value and gradient, for the tensor that the op of this layout takes."""
     n = X.shape[-1]
     X = X.clone().requires_grad_()
     if layout == "packed":
@@ -64,7 +66,7 @@ def run(layout, X, G, signs, alpha):
 
 
 def same(actual, expected):
-    """The same bits, but for the payload of a NaN."""
+    """The same bits, except for the payload of a NaN."""
     nans = torch.equal(actual.isnan(), expected.isnan())
     return nans and torch.equal(bits(actual.nan_to_num()), bits(expected.nan_to_num()))
 
@@ -85,8 +87,8 @@ def read_by(layout, n):
 @pytest.mark.slow
 @every_layout
 def test_hostile_neighbours(layout):
-    """More than 10^4 matrices: each has the bits that it has alone, whatever stands beside it; a harmless one
-    is orthogonal, and its gradient finite; NaN makes its own matrix NaN.
+    """Of more than 10^4 matrices, each one has the same bits as alone, whatever its neighbours are. A
+    harmless one is orthogonal and its gradient is finite. NaN spreads only in its own matrix.
     """
     generator, count = torch.Generator().manual_seed(LAYOUTS.index(layout)), 0
     for dtype in REAL:

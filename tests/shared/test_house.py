@@ -1,4 +1,4 @@
-"""The house is complete and in order: every op has all that an op has, and files keep to their rooms."""
+"""The house is complete and in order: every op has all of its parts, and files include only what they may."""
 
 import importlib
 import re
@@ -28,7 +28,7 @@ def relative(path):
 
 
 def sources(*folders):
-    """Files of code in these folders of the tree, or these files."""
+    """The files of code in these folders of the tree, or these files."""
     for folder in map(ROOT.joinpath, folders):
         found = [folder] if folder.is_file() else sorted(folder.rglob("*"))
         yield from (path for path in found if path.suffix in (".py", ".pyi", *SOURCES))
@@ -38,14 +38,18 @@ def sources(*folders):
 
 
 def benchmarked():
-    """The ops that a benchmark times, forward or with the backward pass of the map that they belong to."""
+    """The ops that a benchmark times, in the forward pass or in the backward pass of the map that they belong
+    to.
+    """
     sys.path.insert(0, str(ROOT / "benchmarks"))
     modules = [importlib.import_module(path.stem) for path in (ROOT / "benchmarks").glob("bench_*.py")]
     return {case.op.name.split()[0] for module in modules for case in module.CASES}
 
 
 def missing(word):
-    """What the op lacks, as the places where it is wanting, in the order of the recipe of csrc/README.md."""
+    """The parts that the op lacks, as the files in which they are missing, in the order of the recipe of
+    csrc/README.md.
+    """
     op = next((op for op in _ops.OPS if op.name == word), None)
     registered = "fastparam::" + word
     keys = ("Meta", "CPU", "CompositeExplicitAutograd", "Autograd")
@@ -106,7 +110,7 @@ def test_functions_are_the_public_ops_and_those_made_of_torchs_own():
 
 
 def room(path):
-    """core or a family, and the folder inside: "" (the op), "cpu" or "cuda"."""
+    """core or a family, and the folder inside it: "" (the op), "cpu" or "cuda"."""
     parts = path.relative_to(CSRC).parts[:-1]
     return (parts[0] if parts else path.name, parts[1] if len(parts) > 1 else "")
 
@@ -115,7 +119,7 @@ def may_include(file, other):
     (family, layer), (theirs, their_layer) = room(file), room(other)
     if file.name in ("module.cpp", "ops.h"):
         return theirs in ("core", "ops.h")
-    if theirs == "ops.h":  # the way to other ops
+    if theirs == "ops.h":  # the access to other ops
         return family in FAMILIES and layer == ""
     return theirs in ("core", family) and their_layer in ("", layer)
 
@@ -157,7 +161,7 @@ def test_no_ten_lines_stand_in_two_files():
 
 
 def test_lines_are_no_longer_than_110():
-    """But for tables of Markdown, links, and what a script writes into a document."""
+    """Except for tables of Markdown, links, and parts of a document that a script writes."""
     names = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "csrc/README.md", "benchmarks/NOTES.md")
     documents = [*map(ROOT.joinpath, names), *(ROOT / "docs").glob("*.md")]
     code = sources("csrc", "fastparam", "benchmarks", "examples", "tests", "setup.py")

@@ -1,5 +1,5 @@
-"""The same bits at every instruction level and for any number of threads; forked processes; a quiet
-import.
+"""The same bits at every instruction level and for any number of threads; forked processes; a
+silent import.
 """
 
 import functools
@@ -198,7 +198,7 @@ def test_data_loader_workers():
 
 @pytest.mark.slow
 def test_import_is_quiet():
-    """Nothing printed, CUDA not initialised, no compiler and no test module imported."""
+    """Nothing is printed, CUDA is not initialised, and no compiler or test module is imported."""
     source = """
 import sys, torch
 before = set(sys.modules)

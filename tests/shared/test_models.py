@@ -54,7 +54,7 @@ def test_load_state_dict_by_assignment():
 
 @every_module
 def test_a_raw_tensor_that_is_not_canonical_is_kept(kind):
-    """A checkpoint may hold anything in the half that is not read: it comes back as it was."""
+    """A checkpoint can contain any values in the half that is not read. They are restored unchanged."""
     ours, eager = made(kind)
     state = {key: torch.randn_like(value) for key, value in eager.state_dict().items()}
     ours.load_state_dict(state), eager.load_state_dict(state)
@@ -100,7 +100,7 @@ def test_dtypes_and_devices(kind):
 
 @every_module
 def test_built_on_meta(kind):
-    """A model too large to build twice: parametrized on meta, allocated, then filled."""
+    """A model too large to build twice is parametrized on meta, allocated, and then filled."""
     with torch.device("meta"):
         layer = nn.Linear(4, 4)
         parametrize.register_parametrization(layer, "weight", kind.ours())
@@ -157,7 +157,7 @@ def test_one_layer_used_twice(kind):
 
 
 def test_module_shared_by_two_layers():
-    """The module holds nothing: one instance serves any number of layers."""
+    """The module has no state, so one instance serves any number of layers."""
     module, layers = fastparam.Skew(), nn.ModuleList([nn.Linear(4, 4), nn.Linear(9, 9)])
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", module)
@@ -214,7 +214,8 @@ def test_compile(kind):
 @pytest.mark.slow
 @pytest.mark.usefixtures("dynamo")
 def test_training_step_compiled_by_inductor(monkeypatch):
-    monkeypatch.setenv("CI", "1")  # there Inductor refuses ops whose decompositions are in torch's own table
+    # with it, Inductor refuses ops whose decompositions are in torch's own table
+    monkeypatch.setenv("CI", "1")
     ours, eager = both_models()
     eager.load_state_dict(ours.state_dict())
     v = torch.randn(3, 4)

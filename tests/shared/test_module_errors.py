@@ -79,7 +79,7 @@ def test_registration_on_a_wrong_shape(kind, shape, unsafe):
         shape_sentence(kind, shape),
     )
     assert not hasattr(layer, "parametrizations") and not parametrize.is_parametrized(layer)
-    if layer.weight.numel():  # and it still works
+    if layer.weight.numel():  # it still works
         layer.weight.sum().backward()
 
 
@@ -145,7 +145,7 @@ def test_assignment_of_a_wrong_dtype(kind):
         sentence = dtype_sentence(kind, str(dtype).removeprefix("torch."))
         refused(layer, partial(setattr, layer, "weight", torch.zeros(4, 4, dtype=dtype)), sentence)
     before = Snapshot(layer)
-    with pytest.raises(ValueError, match="dtype"):  # torch's own check, of what the inverse returns
+    with pytest.raises(ValueError, match="dtype"):  # torch's own check of the result of the inverse
         layer.weight = torch.randn(4, 4, dtype=torch.float64)
     before.check()
 
@@ -179,7 +179,7 @@ def test_direct_calls(kind):
 
 @every_module
 def test_concatenated_assignment(kind):
-    """Where a later inverse of the chain fails, nothing of the chain is written."""
+    """If a later inverse of the chain fails, nothing of the chain is written."""
 
     class Narrow(nn.Module):
         def forward(self, X):
@@ -201,7 +201,7 @@ def test_flag():
 
 @every_module
 def test_state_dict_of_another_shape(kind):
-    """torch's own error; values and identities stay."""
+    """The error is torch's own. Values and identities are unchanged."""
     layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", kind.ours())
     other = parametrize.register_parametrization(nn.Linear(5, 5), "weight", kind.ours())
     before = Snapshot(layer)
@@ -250,7 +250,7 @@ def test_odd_tensors(form, odd):
 
 @every_form
 def test_no_matrix(form):
-    """A scalar, a vector, and what a sharding library leaves in place of a weight."""
+    """A scalar, a vector, and the tensor that a sharding library leaves in place of a weight."""
     for shape in ((), (4,), (0,)):
         layer, X = form.assigned(), torch.randn(shape)
         if "row" not in form.name or shape != (4,):  # a row mask fits a vector
@@ -263,7 +263,7 @@ def test_no_matrix(form):
     "module", [fastparam.Symmetric(), fastparam.Skew(), fastparam.SkewCayley(signs=False)], ids=repr
 )
 def test_an_assignment_of_another_shape_where_no_buffer_tells_it(module):
-    """It changes the shape of the weight, as with any parametrization of torch."""
+    """The assignment changes the shape of the weight, as for any parametrization of torch."""
     layer = nn.Linear(4, 4)
     nn.init.zeros_(layer.weight)
     parametrize.register_parametrization(layer, "weight", module, unsafe=True)

@@ -102,7 +102,7 @@ def test_dtypes(form):
 
 @every_form
 def test_buffers_of_another_dtype(form):
-    """Mixed precision casts parameters and leaves buffers (FSDP2, DeepSpeed)."""
+    """Mixed precision casts parameters but not buffers (FSDP2, DeepSpeed)."""
     if "MatrixExponential" in form.name:
         pytest.skip("torch.matrix_exp has no bfloat16")
     layer = form.assigned()
@@ -179,7 +179,7 @@ def test_export(form):
 
 @every_assignable
 def test_a_graph_outlives_an_assignment(form):
-    """What the forward pass used is what the backward pass uses."""
+    """The backward pass uses the same tensors as the forward pass."""
     layer, v = form.layer(), form.data()
     W = form.image()
     layer.weight = W

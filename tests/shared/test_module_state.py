@@ -1,5 +1,5 @@
-"""What every module keeps, through everything that knows a model by its state: its keys and shapes depend on
-the code alone.
+"""The state of every module, in everything that knows a model by its state: its keys and shapes depend only
+on the code.
 """
 
 import copy
@@ -124,8 +124,8 @@ def test_a_load_that_fails_changes_no_buffer(form):
 
 @every_form
 def test_deferred_initialisation(form):
-    """The meta device, to_empty, then reset_parameters of every module that has it: signs are one, torch's
-    buffers are torch's.
+    """The meta device, to_empty, and then reset_parameters of every module that has it. Signs are one, and
+    torch's buffers are torch's.
     """
     with torch.device("meta"):
         layer = form.layer()
@@ -148,7 +148,9 @@ def test_deferred_initialisation(form):
 
 @every_form
 def test_averaged_models(form):
-    """update_parameters copies buffers; parameters are averaged, and every average holds the constraint."""
+    """update_parameters copies buffers. Parameters are averaged, and every average satisfies the
+    constraint.
+    """
     source = form.assigned()
     average = AveragedModel(source)
     average.update_parameters(source), average.update_parameters(source)
@@ -174,7 +176,7 @@ def test_ensembles(form):
 
 @every_form
 def test_target_networks(form):
-    """A copy that follows: parameters by a moving average, buffers copied."""
+    """A copy follows the model: parameters by a moving average, and buffers by copying."""
     source, target = form.assigned(), form.layer()
     with torch.no_grad():
         for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):

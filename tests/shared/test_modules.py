@@ -1,5 +1,5 @@
-"""Symmetric and Skew on the layers of a model: torch.nn.utils.parametrize, and everything a model goes
-through.
+"""Symmetric and Skew on the layers of a model: torch.nn.utils.parametrize, and everything that happens to a
+model.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ every_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
 def made(kind: ModuleCase, layer="linear", **k):
-    """The layer with our module, and the same one with the eager module."""
+    """The layer with our module, and the same layer with the eager module."""
     ours = LAYERS[layer](**k)
     eager = copy.deepcopy(ours)
     parametrize.register_parametrization(ours, "weight", kind.ours())
@@ -36,7 +36,7 @@ def same_state(a, b):
 
 
 def image(kind, *shape, dtype=torch.float32):
-    """A weight that the parametrization can make, exactly."""
+    """A weight that the parametrization can produce exactly."""
     W = torch.randn(*shape, dtype=dtype)
     return W.triu() + kind.sign * W.triu(1).mT if kind.sign > 0 else W.triu(1) - W.triu(1).mT
 
@@ -83,8 +83,8 @@ def test_second_order_through_a_layer(kind):
 @every_layer
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.AdamW], ids=["SGD", "AdamW"])
 def test_training(kind, layer, optimiser):
-    """The weight is exactly symmetric or skew after every step, and the steps are those of the eager
-    module.
+    """The weight is exactly symmetric or skew after every step, and the steps are those of the
+    eager module.
     """
     ours, eager = made(kind, layer)
     v = data(layer)
@@ -112,7 +112,7 @@ def test_buffer(kind):
 
 @every_module
 def test_concatenation(kind):
-    """Of two parametrizations the second one is applied to the result of the first."""
+    """The second of two parametrizations is applied to the result of the first one."""
 
     class Double(nn.Module):
         def forward(self, X):
@@ -138,7 +138,7 @@ def test_concatenation(kind):
     assert list(ours.state_dict()) == list(eager.state_dict())
     skew = nn.Linear(4, 4)
     parametrize.register_parametrization(skew, "weight", Double())
-    parametrize.register_parametrization(skew, "weight", kind.ours())  # and the other way round
+    parametrize.register_parametrization(skew, "weight", kind.ours())  # and in the other order
     assert structured(kind, skew.weight)
     skew.weight = W
     assert torch.equal(skew.weight, W)
@@ -173,7 +173,9 @@ def test_removal(kind, leave):
 
 @every_module
 def test_assignment(kind):
-    """Exact on the image, a projection elsewhere, bit for bit; the parameter stays the same object."""
+    """An assignment is exact on the image and a projection elsewhere, bit for bit. The parameter stays the
+    same object.
+    """
     for n in (1, 2, 4, 9, 17, 33):
         for dtype in (torch.float32, F64, torch.bfloat16, torch.float16, torch.complex64):
             layer = nn.Linear(n, n, dtype=dtype)

@@ -17,7 +17,7 @@ cpu = settings(
 
 @st.composite
 def layouts(draw, dtypes):
-    """Tensors of shape (..., n, n) with any strides: sliced, permuted, expanded, negated views of fresh
+    """Tensors of shape (..., n, n) with any strides: sliced, permuted, expanded or negated views of fresh
     storage.
     """
     n = draw(st.integers(0, 40) | st.sampled_from([64, 65, 100, 129]))
@@ -54,7 +54,7 @@ def layouts(draw, dtypes):
 
 @st.composite
 def windows(draw, dtypes):
-    """Any as_strided view with strides that may coincide, be zero or run into each other."""
+    """Any as_strided view, whose strides can coincide, be zero or overlap."""
     n = draw(st.integers(1, 36))
     shape = [*draw(st.lists(st.integers(1, 3), max_size=2)), n, n]
     strides = [draw(st.integers(0, 3) | st.integers(n, n + 3) | st.integers(n * n, n * n + 2)) for _ in shape]
@@ -114,7 +114,7 @@ def test_derivatives(X, V, case):
 @settings(cpu, max_examples=100)
 @given(X=layouts(REAL), data=st.data(), case=st.sampled_from([case for case in CASES if case.public]))
 def test_vmap(X, data, case):
-    """As a loop over the op, whose values are judged above."""
+    """Compares with a loop over the op, whose values are tested above."""
     assume(X.dim() > 2 and X.shape[0] > 0)
     dim = data.draw(st.integers(0, X.dim() - 1))
     f = case.bind(case.public)
@@ -123,8 +123,8 @@ def test_vmap(X, data, case):
 
 @pytest.mark.parametrize("shape", [(2, 3, 257, 257), (100, 64, 64), (4097, 3, 3), (1, 1025, 1025)], ids=str)
 def test_large(shape):
-    """Sizes at which work is divided, at every dtype and from transposed memory. The maps that are not linear
-    divide theirs by order and batch, whatever the dtype.
+    """Sizes at which work is divided, for every dtype and from transposed memory. Maps that are not linear
+    divide their work by order and batch, whatever the dtype is.
     """
     for dtype in REAL:
         others = shape[-1] < 1000 and dtype == torch.float32

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs the source tree and a compiler",
 )
 
-# Where lines go that the recipe adds to a file: after the first match of this.
+# The positions of the lines that the recipe adds to a file: after the first match of this.
 PLACES = {
     "fastparam/_reference.py": r"\Z",
     "fastparam/_C.pyi": r"\Z",
@@ -51,7 +51,9 @@ IN_CPP = [path for path in STEPS if path.startswith("csrc/null/")]
 
 @pytest.fixture(scope="module")
 def library():
-    """The C++ part, compiled by itself into the build folder; again only where a line of it has changed."""
+    """The C++ part, compiled by itself into the build folder, and again only if one of its lines
+    has changed.
+    """
     with_op = added((ROOT / "csrc" / "ops.h").read_text(), "csrc/ops.h")
     core = sorted((ROOT / "csrc" / "core").rglob("*.h"))
     parts = [torch.__version__, with_op, *(STEPS[path] for path in IN_CPP), *(p.read_text() for p in core)]
@@ -90,8 +92,8 @@ def added(text, path):
     return text[: place.end()] + lines + text[place.end() :]
 
 
-# Beside the C++ of this build the new op's. Its line in module.cpp, which is not compiled here, stands for
-# the direct entry.
+# The C++ of this build, together with the new op. Its line in module.cpp, which is not compiled here, stands
+# for the direct entry.
 EXTENSION = """
 import importlib.util
 from pathlib import Path
@@ -107,8 +109,8 @@ if 'm.def("null", ' in (Path(__file__).parents[1] / "csrc" / "module.cpp").read_
     null = torch.ops.fastparam.null.default
 """
 
-# What the op lacks, with all lines of the recipe and without those of each file, each in a process that
-# begins where torch is loaded.
+# The parts that the op lacks, with all lines of the recipe and without those of each file. Each one runs in
+# a process that starts with torch loaded.
 CHECK = """
 import json, os, sys
 import pytest, torch, numpy

@@ -38,7 +38,7 @@ def test_inference_mode(case, device):
     expected = reference(*ts).detach()
     case.check(Y, expected)
     case.check(inside, expected)
-    case.check(f(*fresh), expected)  # inference tensors, outside
+    case.check(f(*fresh), expected)  # inference tensors, outside of the mode
     with torch.inference_mode(), torch.inference_mode(False):
         torch.testing.assert_close(gradients(f, ts), gradients(reference, ts))
 
@@ -60,7 +60,9 @@ def test_no_grad(case):
 @every_single
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_autocast(case, kind, device):
-    """The op is bit for bit what it is without autocast, in every direction, and its dtype is its input's."""
+    """The op is bit for bit the same as without autocast, in every direction, and its dtype is that of its
+    input.
+    """
     ts = case.inputs(dtype=torch.float32, device=device)
     f = case.bind(case.entry)
 
@@ -114,7 +116,7 @@ def test_checkpoint(case, reentrant):
         if not reentrant
         else None
     )
-    if reentrant:  # this kind wants .backward()
+    if reentrant:  # this kind needs .backward()
         checkpoint(lambda *t: f(*t) ** 3, *ts, use_reentrant=True).sum().backward()
         again = tuple(t.grad for t in ts)
     torch.testing.assert_close(again, gradients(f, ts))
@@ -122,8 +124,8 @@ def test_checkpoint(case, reentrant):
 
 @every
 def test_second_backward(case):
-    """Raises where something was saved; with nothing saved it is allowed, as for core's `add`. An op made of
-    others saves what they save.
+    """It raises if something was saved, and is allowed otherwise, as for torch's `add`. An op made of others
+    saves what they save.
     """
     ts = case.inputs()
     f = case.bind(case.entry)
@@ -140,7 +142,7 @@ def test_second_backward(case):
 @every
 @pytest.mark.parametrize("change", ["input", "result", "result, with its history"])
 def test_in_place_changes(case, change):
-    """Detected where the changed tensor is needed in backward, allowed elsewhere."""
+    """A change is detected if backward needs the changed tensor, and allowed otherwise."""
     f, ts, kept = case.bind(case.entry), case.inputs(), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         Y = f(*ts)
@@ -158,7 +160,7 @@ def test_in_place_changes(case, change):
         return
     G = torch.full((3, 3), 2.0 if change == "result, with its history" else 1.0, dtype=F64)
     Y.sum().backward()
-    if case.linear:  # elsewhere the point of the derivative has moved
+    if case.linear:  # otherwise the point of the derivative has moved
         case.check(tuple(t.grad for t in ts), torch.autograd.grad(case.bind(case.reference)(*ts), ts, G))
 
 
@@ -168,8 +170,9 @@ def test_nodes_are_nodes_of_torch(case):
 
 
 def test_flops_of_every_op_with_products():
-    """Of a square matrix one product forward and two backward, of a tall one those of its blocks; of an
-    exponential four, and three times as many; of reflections four times as many.
+    """A square matrix costs one product forward and two backward, and a tall one costs those of its blocks.
+    An exponential costs four products forward and three times as many backward; reflections cost four times
+    as many backward.
     """
     families = ("cayley", "exp", "householder")
     assert {op.name for op in OPS if op.flops} == {
@@ -254,7 +257,7 @@ def test_node_creation_hook(case):
 
 
 def together(jobs):
-    """Runs the jobs in a thread each, and returns their results or raises the first error."""
+    """Runs each job in its own thread, and returns their results or raises the first error."""
     results, errors, gate = [None] * len(jobs), [], threading.Barrier(len(jobs))
 
     def work(i, job):
@@ -295,7 +298,7 @@ def test_forward_from_eight_threads(case):
 
 
 def unusual():
-    """Tensors that are not plain strided ones, and what the sentences call them."""
+    """Tensors that are not plain strided ones, and their names in the errors."""
     eye = torch.eye(3)
     yield eye.to_sparse(), "a sparse one"
     yield eye.to_sparse_csr(), "a sparse one"
@@ -306,7 +309,7 @@ def unusual():
 
 @every_public
 def test_tensors_of_other_layouts(case):
-    """One sentence, a ValueError, from the function; the op says the same of all but nested ones."""
+    """The function raises a ValueError of one sentence. The op says the same, except for nested tensors."""
     others = case.arguments(torch.eye(3))
     for X, word in unusual():
         sentence = f"^{case.word}: expected {case.argument} to be a strided tensor, got {word}$"
@@ -330,7 +333,7 @@ def test_result_can_be_pickled_and_copied(case):
 
 @every_public
 def test_deterministic_algorithms_and_fill(case):
-    """Uninitialised memory filled with NaN shows an entry that nobody wrote."""
+    """Uninitialised memory is filled with NaN, which shows every entry that was not written."""
     torch.use_deterministic_algorithms(True)
     try:
         for dtype in REAL:

@@ -1,4 +1,4 @@
-"""torch.func and torch.vmap: every op is transformed as the plain expression is."""
+"""torch.func and torch.vmap: every op is transformed like the plain expression."""
 
 import copy
 import warnings
@@ -59,7 +59,7 @@ def test_transform(case, name, device):
 @one_public_of_each
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transform_of_the_public_function(case, name):
-    """The direct entry sees the wrapped tensors too."""
+    """The direct entry sees the wrapped tensors, too."""
     ts = case.inputs(grad=False)
     run = lambda f: TRANSFORMS[name](case.bind(f), tuple(range(len(ts))), ts)
     torch.testing.assert_close(run(case.public), run(case.reference))
@@ -90,7 +90,7 @@ def test_vmap(case, dim, device):
 
 @every
 def test_vmap_over_batches(case):
-    """What is mapped over has a batch itself; each level may lie anywhere."""
+    """The examples have a batch of their own, and each level can be at any dimension."""
     ts = case.inputs(4, 5, 2, grad=False)
     run = lambda f, dim: torch.vmap(case.bind(f), in_dims=dim)(*(t.movedim(2, dim) for t in ts))
     for dim in range(5):
@@ -105,7 +105,7 @@ def test_vmap_over_batches(case):
 
 @every
 def test_vmap_of_some_inputs(case):
-    """One tensor mapped over, the others not."""
+    """Only one tensor is mapped over."""
     X = case.inputs(5, grad=False)
     for i in range(len(X)):
         dims = tuple(0 if j == i else None for j in range(len(X)))
@@ -126,7 +126,7 @@ def test_vmap_and_autograd(case):
     torch.testing.assert_close(batched(case.op), batched(case.reference))
     a, b, c = torch.randn(3, 4, 3, 3, dtype=F64)
 
-    def sandwich(f):  # vmap of grad of vmap, each level with a tensor of its own
+    def sandwich(f):  # vmap of grad of vmap, with another tensor at each level
         inner = lambda a, b: torch.vmap(lambda c: scalar(case.bind(f))(*[a * b * c] * case.tensors))(c).sum()
         return torch.vmap(lambda a: torch.vmap(lambda b: func.grad(inner)(a, b))(b))(a)
 
@@ -135,7 +135,7 @@ def test_vmap_and_autograd(case):
 
 @every_square
 def test_vmap_refuses_what_is_no_matrix(case):
-    """Inside vmap each X is a vector: it is no matrix, though the batch of them is square."""
+    """Inside vmap each X is a vector, which is not a matrix, although the batch of them is square."""
     X = tuple(torch.randn(3, 3) for _ in range(case.tensors))
     with pytest.raises(
         ValueError, match=rf"^{case.word}: expected {case.argument} of shape \(\.\.\., n, n\), got \("

@@ -1,6 +1,4 @@
-"""The values of every op are those of its reference, whatever the dtype, the order, the batch and the
-strides.
-"""
+"""The values of every op are those of its reference, for every dtype, order, batch and layout."""
 
 import itertools
 
@@ -12,7 +10,7 @@ every_dtype = pytest.mark.parametrize(
     "dtype", REAL + COMPLEX, ids=lambda dtype: str(dtype).removeprefix("torch.")
 )
 
-# name -> a view of shape (2, n, n) made from fresh storage by `new(*shape)`
+# name -> a view of shape (2, n, n) of fresh storage, created by `new(*shape)`
 VIEWS = {
     "transposed": lambda new, n: new(2, n, n).mT,
     "strided": lambda new, n: new(2, 2 * n, 2 * n)[:, ::2, ::2],
@@ -69,15 +67,15 @@ def test_reference(case, dtype, device):
 @every
 @every_dtype
 def test_views(case, dtype, device):
-    """The bits of the contiguous tensor of these values, whose own are tested above."""
-    sizes = (1, 3, 17) if dtype.is_complex else (1, 2, 3, 8, 9, 16, 17, 33, 65)  # complex: no path of ours
+    """The bits are those of the contiguous tensor with these values, which are tested above."""
+    sizes = (1, 3, 17) if dtype.is_complex else (1, 2, 3, 8, 9, 16, 17, 33, 65)  # complex: no kernel of ours
     f = case.bind(case.op)
     for (name, view), n in itertools.product((VIEWS | BATCH_VIEWS).items(), sizes):
         X = tuple(view(maker(dtype, device), n) for _ in range(case.tensors))
         before = X[0].clone()
         Y = f(*X)
         assert Y.is_contiguous(), (name, n)
-        if case.linear or (dtype in REAL and device == "cpu"):  # what a BLAS does may depend on strides
+        if case.linear or (dtype in REAL and device == "cpu"):  # the result of a BLAS may depend on strides
             assert torch.equal(bits(Y), bits(f(*(x.contiguous() for x in X)))), (name, n)
         else:
             case.check_values(apply, X)

@@ -1,5 +1,5 @@
-// What the tests of the Cayley kernels share: inputs of every layout and family, the reference, the accuracy
-// rule.
+// Shared by the tests of the Cayley kernels: inputs of every layout and family, the reference, and the
+// accuracy rule.
 #pragma once
 #include "simt.h"  // before the device code
 
@@ -21,8 +21,8 @@ inline double normal() {
 
 // ---- reference --------------------------------------------------------------------------------------------
 
-// (I + aA)^-1 (I - aA) by LU with partial pivoting in type R: the judge in more digits, the yardstick in the
-// type itself.
+// (I + aA)^-1 (I - aA) by LU with partial pivoting in type R. With more digits it is the expected result,
+// and in the type itself it gives the allowed error.
 template <class R>
 std::vector<R> cayley_reference(const Matrix& aA, int n) {
   std::vector<R> m(n * n), q(n * n);
@@ -119,7 +119,8 @@ inline Matrix skew_of(int family, int n, double norm) {
 
 constexpr Layout kLayouts[] = {Layout::upper, Layout::lower, Layout::packed, Layout::whole};
 
-// A batch in memory. What no layout reads of it stays NaN, and is forbidden under the address sanitizer.
+// A batch in memory. Entries that no layout reads stay NaN, and are inaccessible under the address
+// sanitizer.
 template <class T>
 struct Input {
   const int n, batch;
@@ -155,13 +156,13 @@ struct Input {
             static_cast<acc_t<T>>(alpha),
             has_signs ? signs.data() : nullptr};
   }
-  // Negative, positive or 0, which counts as positive.
+  // Signs are negative, positive or 0, which counts as positive.
   void draw_signs() {
     has_signs = true;
     for (size_t i = 0; i < signs.size(); ++i)
       signs[i] = static_cast<acc_t<T>>(static_cast<int>(generator() % 3) - 1);
   }
-  // Q of the reference in type R, signs included.
+  // Q of the reference in type R, including signs.
   template <class R>
   std::vector<R> reference(int b) {
     auto q = cayley_reference<R>(aA[b], n);
@@ -208,11 +209,12 @@ double eager_error(int family, int n, double norm) {
 template <class A>
 double allowed_error(int n, double norm, double eager) {
   if (norm <= 0.1 && n > 2)
-    return 0.4 * std::sqrt(n) * kEpsilon<A>;  // the digits that the delta diagonal keeps
+    // the accuracy that storing the difference from 1 on the diagonal gives
+    return 0.4 * std::sqrt(n) * kEpsilon<A>;
   return 2 * eager + 8 * std::sqrt(n) * kEpsilon<A>;
 }
 
-// One schedule of three in turn; all of them unless quick.
+// One of three schedules in turn if quick, and otherwise all of them.
 template <class F>
 void each_schedule(bool quick, int turn, F run) {
   constexpr std::array orders = {simt::Order::forward, simt::Order::reverse, simt::Order::random};

@@ -1,4 +1,4 @@
-// The tests' few tools.
+// The helpers of the tests.
 #pragma once
 #include <cstdio>
 #include <cstdlib>

@@ -1,16 +1,16 @@
-// What every kernel of the forward map is tested for.
+// The tests of every kernel of the forward map.
 #pragma once
 #include "simt.h"  // before the device code
 
 #include "cayley_case.h"
 
-// Launch: a type with run<T>(given, Q, batch, limits), and kGuarded: whether limits count.
+// Launch is a type with run<T>(given, Q, batch, limits), and kGuarded, which tells whether limits are used.
 template <class Launch>
 struct ForwardTests {
   const bool quick;
-  int turn = 0;  // walks through the combinations that need not all meet
+  int turn = 0;  // walks through the combinations of which not all are tested
 
-  // norms[b % size] for matrix b, R judges.
+  // Matrix b has norm norms[b % size]. The reference is computed in R.
   template <class T, class R>
   int failures_of(int family, int n, int batch, std::vector<double> norms, Limits<acc_t<T>> limits = {}) {
     using A = acc_t<T>;
@@ -47,8 +47,8 @@ struct ForwardTests {
           static_cast<double>(limits.column), wrong);
   }
 
-  // Rows in their limit are enough; the check of the columns alone finds nearly all of what goes wrong
-  // without either.
+  // The limit of the rows is sufficient. The check of the columns alone detects nearly all matrices that
+  // fail without both.
   void limits(std::initializer_list<int> orders) {
     constexpr float none = INFINITY;
     int unguarded = 0, by_columns = 0;
@@ -63,7 +63,7 @@ struct ForwardTests {
           unguarded, by_columns);
   }
 
-  // Orthogonal at every norm that is promised, of odd orders too, where A is singular.
+  // Q is orthogonal at every promised norm, also for odd orders, where A is singular.
   template <class T>
   void orthogonal(std::vector<int> orders, std::vector<double> norms, double bound) {
     for (int n : orders)
@@ -83,7 +83,7 @@ struct ForwardTests {
       }
   }
 
-  // Of half types: as good as the rounding of the result.
+  // Results in half types are as accurate as the rounding of the result.
   template <class T>
   void rounded(int n, double ulp) {
     for (Layout layout : kLayouts) {
@@ -102,8 +102,8 @@ struct ForwardTests {
     }
   }
 
-  // A matrix with an element that is not finite is NaN throughout, and no other is touched; of finite ones
-  // 1e20 does no harm, also where only the columns tell.
+  // A matrix with an element that is not finite becomes NaN, and no other matrix is changed. Finite elements
+  // of 1e20 are harmless, even if only the columns detect them.
   void special(int n, int batch) {
     for (Layout layout : kLayouts)
       for (double value : {NAN, INFINITY, -INFINITY}) {
@@ -133,8 +133,8 @@ struct ForwardTests {
       }
   }
 
-  // Whole matrices: skew ones give the bits of their upper triangle, others take row exchanges, singular ones
-  // are not finite.
+  // Whole matrices: skew ones give the bits of their upper triangle, others use row exchanges, and singular
+  // ones are not finite.
   void whole(int n, int batch) {
     Input<float> upper(n, batch, Layout::upper, 1), skew(n, batch, Layout::whole, 1),
         any(n, batch, Layout::whole, 1);
@@ -143,9 +143,9 @@ struct ForwardTests {
       upper.put(b, a), skew.put(b, a);
       Matrix other = a;
       const int kind = b % 5, i = b % n, j = (b / 2 + turn) % n;
-      if (kind == 0) other[i * n + j] += 1;  // one element off, diagonal included
+      if (kind == 0) other[i * n + j] += 1;  // one element differs, possibly on the diagonal
       if (kind == 1)
-        for (double& x : other) x = normal();  // anything
+        for (double& x : other) x = normal();  // any matrix
       if (kind == 2)
         for (int k = 0; k < n; ++k)
           other[k * n + k] = -1, other[k * n + (k + 1) % n] += 5;    // needs exchanges

@@ -1,4 +1,4 @@
-// The gradient of the Cayley map in every layout, against its formula in double precision.
+// The gradient of the Cayley map in every layout, compared with its formula in double precision.
 #pragma once
 #include "simt.h"  // before the device code
 
@@ -13,9 +13,9 @@ struct GradientCase {
   const double alpha;
   const long long row_stride, batch_stride;
   Buffer<T> q, g;
-  Buffer<A> signs;  // of half of the cases
+  Buffer<A> signs;  // for half of the cases
   bool has_signs;
-  std::vector<Matrix> want;  // as laid out
+  std::vector<Matrix> want;  // in the same layout
   double scale = 0;
 
   GradientCase(int n, int batch, Layout layout, double alpha, int pad)
@@ -48,7 +48,7 @@ struct GradientCase {
   }
   size_t size() const { return layout == Layout::packed ? n * (n - 1) / 2 : n * n; }
 
-  // Launch fills the gradient.
+  // Launch computes the gradient.
   template <class Launch>
   void verify(Launch launch) {
     Buffer<T> d(batch * size());
@@ -57,7 +57,7 @@ struct GradientCase {
     bool zeros = true;
     for (size_t i = 0; i < d.size(); ++i) {
       const double exact = want[i / size()][i % size()], off = std::fabs(static_cast<A>(d[i]) - exact);
-      if (!(off <= error)) error = std::isnan(off) ? INFINITY : off;  // a plain maximum forgets a NaN
+      if (!(off <= error)) error = std::isnan(off) ? INFINITY : off;  // a plain maximum would ignore a NaN
       zeros = zeros && (exact != 0 || static_cast<A>(d[i]) == 0);
     }
     const double epsilon = sizeof(T) == 2 ? 1. / 256 : kEpsilon<A>;

@@ -1,12 +1,11 @@
-"""Breaks the device headers one token at a time and names the changes that no test notices.
+"""Changes the device headers one token at a time and lists the changes that no test detects.
 
-python tests/simt/mutate.py [cayley/cuda/warp.cuh ...] [--limit N]
+    python tests/simt/mutate.py [cayley/cuda/warp.cuh ...] [--limit N]
 
-Two minutes a hundred changes; MAX_JOBS at a time, by default one per core.
-
-Deleted barriers, shifted and flipped comparisons, and changed small numbers. What the plain program lets pass
-runs again under the address and undefined-behaviour sanitizers. A survivor is equivalent, or a gap in the
-tests: README.md lists the known ones.
+It takes two minutes per hundred changes, with MAX_JOBS at a time (by default one per core). It deletes
+barriers, shifts and flips comparisons, and changes small numbers. Changes that the plain program does not
+detect run again under the address and undefined-behaviour sanitizers. A change that survives is equivalent,
+or shows a gap in the tests. README.md lists the known ones.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SOURCES = ROOT / "csrc"
-# headers without a test program of their own
+# headers without their own test program
 BY_OTHERS = {"cayley/cuda/given.cuh": "test_cayley_warp.cpp", "core/cuda/tiles.cuh": "test_triangular.cpp"}
 
 COMPILE = ["g++", "-std=c++20", "-O1", "-w"]
@@ -40,7 +39,7 @@ ADDED = re.compile(r"(?<= )[+-](?= )")
 
 
 def mutants(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yields line number, description and the whole changed text."""
+    """Yields the line number, the description and the whole changed text."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         code = line.split("//")[0]
@@ -71,7 +70,7 @@ def mutants(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def passes(tree: Path, test: str, flags: list[str]) -> str:
-    """Returns what became of the test program in a copy of the tree: an empty string where it passed."""
+    """Returns the outcome of the test program in a copy of the tree: an empty string if it passed."""
     program = tree / "program"
     source = tree / "tests" / "simt" / test
     if subprocess.run([*COMPILE, *flags, source, "-o", program], capture_output=True, check=False).returncode:
@@ -90,8 +89,8 @@ def passes(tree: Path, test: str, flags: list[str]) -> str:
 
 
 def verdict(header: str, test: str, text: str) -> str:
-    # The whole tree is copied: a quoted include looks beside its own file first, and would find the unchanged
-    # header there.
+    # The whole tree is copied, because a quoted include is first looked up next to the including file, which
+    # would find the unchanged header.
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         shutil.copytree(HERE, tree / "tests" / "simt")
@@ -111,7 +110,7 @@ def score(header: str, limit: int) -> None:
     test = test_of(header)
     text = (SOURCES / header).read_text()
     every = list(mutants(text))
-    if limit and len(every) > limit:  # the barriers all, the rest evenly
+    if limit and len(every) > limit:  # all barriers, and an even selection of the rest
         barriers = [m for m in every if m[1] == "barrier deleted"]
         rest = [m for m in every if m[1] != "barrier deleted"]
         count = max(0, limit - len(barriers))

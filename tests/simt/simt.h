@@ -1,16 +1,16 @@
-// simt.h: runs CUDA device code on the CPU, one fiber a thread, so that kernels can be tested and sanitized
+// Runs CUDA device code on the CPU, with one fiber per thread, so that kernels can be tested and sanitized
 // without a GPU.
 //
 //   #include "simt.h"              // before the .cuh under test
 //   simt::schedule(simt::Order::random, seed);
-//   simt::launch(grid, block, shared_bytes, kernel<float>, args...);   // throws simt::Error on a deadlock or
-//   a bad collective
+//   // throws simt::Error on a deadlock or a bad collective
+//   simt::launch(grid, block, shared_bytes, kernel<float>, args...);
 //
-// Blocks run one after the other, threads in turns: a thread runs until it has to wait. Stricter than the
-// hardware: a barrier must be reached by every thread of the block, a warp operation by every lane of its
-// mask, with the same operation and mask. Shared memory is filled with 0xFF (a NaN, or -1) before each block.
-// Static shared arrays are `thread_local` here so that they lie in one segment that can be filled: the test
-// program must not have thread_local variables of its own.
+// Blocks run one after the other, and threads take turns: a thread runs until it has to wait. The shim is
+// stricter than the hardware: a barrier must be reached by every thread of the block, and a warp operation
+// by every lane of its mask, with the same operation and mask. Shared memory is filled with 0xFF (a NaN, or
+// -1) before each block. Static shared arrays are `thread_local` here, so that they are in one segment that
+// can be filled. A test program must not have any other thread_local variables.
 #pragma once
 #include <link.h>
 #include <sys/mman.h>
@@ -53,7 +53,7 @@ constexpr size_t kStack = 64 << 10;
 enum class State { ready, block_wait, warp_wait, done };
 enum class Op { sync, any, count, shuffle, ballot };
 
-// One execution context: the scheduler's own or a thread's.
+// An execution context, of the scheduler or of a thread.
 struct Context {
 #ifdef SIMT_USES_UCONTEXT
   ucontext_t machine;
@@ -61,7 +61,7 @@ struct Context {
   void* machine = nullptr;
 #endif
   char* stack = nullptr;
-  void* fake_stack = nullptr;  // AddressSanitizer's
+  void* fake_stack = nullptr;  // of AddressSanitizer
 };
 
 struct Thread : Context {
@@ -78,7 +78,7 @@ struct Machine {
   Context scheduler;
   std::vector<Thread> threads;
   int count = 0, current = -1,
-      arrived = 0;  // threads of the block, the running one, those waiting at the block's barrier
+      arrived = 0;  // threads of the block, the running one, and those waiting at the barrier of the block
   std::function<void()> body;
   std::string error;
   unsigned char* dynamic = nullptr;
@@ -104,7 +104,7 @@ inline void switch_to(Context& from, Context& to) {
   ++machine.switches;
 #ifdef __SANITIZE_ADDRESS__
   if (to.stack) __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, kStack);
-  else {  // back to the scheduler, whose bounds AddressSanitizer told us
+  else {  // back to the scheduler, whose bounds AddressSanitizer reported
     extern const void* scheduler_stack;
     extern size_t scheduler_size;
     __sanitizer_start_switch_fiber(&from.fake_stack, scheduler_stack, scheduler_size);
@@ -128,7 +128,7 @@ inline void thread_main() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
 #endif
-  for (;;) {  // a context is made once and used for every block
+  for (;;) {  // a context is created once and used for every block
     Thread& self = machine.threads[machine.current];
     machine.body();
     self.state = State::done;
@@ -205,7 +205,7 @@ inline uint64_t warp_collective(Op op, unsigned mask, uint64_t value, int source
     if (other.op != op || other.mask != mask) fail("different warp operations met");
     votes |= static_cast<uint64_t>(other.in != 0) << l;
   }
-  for (int l = 0; l < 32; ++l) {  // the last lane computes every lane's result
+  for (int l = 0; l < 32; ++l) {  // the last lane computes the results of all lanes
     if (!(mask >> l & 1)) continue;
     Thread& other = machine.threads[base + l];
     if (op == Op::shuffle && !(mask >> other.source & 1)) fail("a shuffle reads a lane outside its mask");
@@ -231,7 +231,7 @@ inline void poison_static_shared() {
         for (int i = 0; i < info->dlpi_phnum; ++i)
           if (info->dlpi_phdr[i].p_type == PT_TLS && info->dlpi_tls_data)
             std::memset(info->dlpi_tls_data, 0xFF, info->dlpi_phdr[i].p_memsz);
-        return 1;  // the program itself comes first; leave the libraries alone
+        return 1;  // the program itself comes first; the libraries are left alone
       },
       nullptr);
 }

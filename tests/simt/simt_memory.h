@@ -10,9 +10,9 @@
 namespace simt {
 
 // ---- guarded buffers --------------------------------------------------------------------------------------
-// Device memory of a test: 0xFF (NaN) until written; around it 0xFF in one buffer and 0x7F (huge) in the
-// next, so that a copy from the surroundings of one to those of another shows. `shift` elements break the
-// 64-byte alignment.
+// Device memory of a test. It is 0xFF (NaN) until it is written, and is surrounded by 0xFF in one buffer and
+// 0x7F (huge) in the next one, so that a copy from the guards of one buffer to those of another is detected.
+// `shift` elements break the 64-byte alignment.
 template <class T>
 class Buffer {
  public:
@@ -38,7 +38,7 @@ class Buffer {
   }
 
  private:
-  void forbid([[maybe_unused]] bool forbidden) const {  // reads too, under AddressSanitizer
+  void forbid([[maybe_unused]] bool forbidden) const {  // also reads, under AddressSanitizer
 #ifdef __SANITIZE_ADDRESS__
     const unsigned char *begin = bytes_.data(), *data = begin + offset_, *end = data + count_ * sizeof(T);
     if (forbidden) {

@@ -47,7 +47,7 @@ inline dim3 blockDim, gridDim;
 
 namespace simt {
 
-// Storage and the two conversions, rounding to nearest even.
+// Storage and the two conversions, which round to nearest even.
 struct bfloat16 {
   uint16_t bits;
   bfloat16() = default;

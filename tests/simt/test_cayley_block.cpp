@@ -1,4 +1,4 @@
-// The kernels of csrc/cayley/cuda/block.cuh, one matrix a block.   ./test_cayley_block [quick]
+// The kernels of csrc/cayley/cuda/block.cuh, with one matrix per block.   ./test_cayley_block [quick]
 #include "simt.h"  // before the device code
 
 #include "../../csrc/cayley/cuda/block.cuh"
@@ -27,7 +27,7 @@ struct Block {
   }
 };
 
-// A diagonal block of a larger matrix: (I + D)^-1 - I, whatever the size of D.
+// A diagonal block of a larger matrix: (I + D)^-1 - I, for D of any size.
 template <class T>
 static void inside(int n, int order, int first, double norm, double tolerance) {
   Buffer<T> d(static_cast<size_t>(2) * order * order), m(static_cast<size_t>(2) * n * n);
@@ -45,7 +45,7 @@ static void inside(int n, int order, int first, double norm, double tolerance) {
   }
   const Given<T> given{
       d.data() + first * order + first, static_cast<long long>(order) * order, order, n, Layout::inside, 1};
-  Block::run<T>(given, m.data(), 2, {0, 0});  // limits that nothing meets
+  Block::run<T>(given, m.data(), 2, {0, 0});  // limits that no matrix satisfies
   for (int b = 0; b < 2; ++b)
     CHECK(distance(&m[static_cast<size_t>(b) * n * n], exact[b], n * n) <=
               tolerance * std::sqrt(n) * kEpsilon<T>,

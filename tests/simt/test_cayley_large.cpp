@@ -1,5 +1,5 @@
-// The kernels of csrc/cayley/cuda/large.cuh: the map and its gradient as cayley_large_cuda.cu puts them
-// together, with the library's products replaced by loops.   ./test_cayley_large [quick]
+// The kernels of csrc/cayley/cuda/large.cuh: the map and its gradient, combined as in cayley_large_cuda.cu,
+// with the matrix products of the library replaced by loops.   ./test_cayley_large [quick]
 #include "simt.h"  // before the device code
 
 #include "../../csrc/cayley/cuda/block.cuh"
@@ -68,7 +68,7 @@ struct Large {
     simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, check_rows<A>, D.data(), flags.data(), rows, n,
                  limits);
     invert<A>(D.data(), batch, n);
-    bool in_place = false;  // as there, where types allow it
+    bool in_place = false;  // as in that file, if the types allow it
     if constexpr (std::is_same_v<T, A>) in_place = turn++ % 2;
     const auto finish_to = [&](auto* to) {
       simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, finish<T>, given, D.data(), to, flags.data(),
@@ -85,8 +85,8 @@ struct Large {
   static inline int turn = 0;
 };
 
-// Which matrices are flagged: those with a large row, a row that is no unit vector, or, given whole, that are
-// not exactly skew.
+// The flagged matrices are those with a large row, those with a row whose norm is not 1, and whole matrices
+// that are not exactly skew.
 static void flags() {
   for (int n : {5, 32, 45}) {
     const long long rows = 3 * n;
@@ -103,7 +103,7 @@ static void flags() {
                      Limits<float>{});
         CHECK(large[0] == 0 && large[1] == (value > 4) && large[2] == 0, "rows, n=%d", n);
       }
-      for (float value : {5e-4f, 2e-3f}) {  // the row's square is 1 + 4 value^2
+      for (float value : {5e-4f, 2e-3f}) {  // the square of the row is 1 + 4 value^2
         one = value;
         simt::launch(blocks_for(rows, 8), kBlock, 0, finish<float>,
                      Given<float>{nullptr, 0, 0, n, Layout::upper, 1}, d.data(), q.data(), crooked.data(),
@@ -114,7 +114,7 @@ static void flags() {
   }
 }
 
-// Given whole: flagged unless exactly skew, wherever the one element stands that is not.
+// A whole matrix is flagged unless it is exactly skew, at any position of the differing element.
 static void skewness() {
   for (int n : {3, 32, 45})
     for (int turn = 0; turn < 12; ++turn) {

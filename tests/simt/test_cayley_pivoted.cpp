@@ -4,8 +4,8 @@
 #include "../../csrc/cayley/cuda/pivoted.cuh"
 #include "forward_tests.h"
 
-// Teams of several blocks wait for each other, which blocks one after the other cannot: their phases are
-// launches here.
+// Teams of several blocks wait for each other, which is impossible for blocks that run one after the other.
+// So their phases are separate launches here.
 struct Phase {
   double* memory;
   int size, k, before;
@@ -47,7 +47,7 @@ __global__ void signs_phase(const Given<T> given, Phase p, T* Q, long long matri
 
 static int team_size = 1;  // of the next run
 
-// What spread or cayley_block would have found.
+// Sets the flags as spread or cayley_block would.
 template <class T>
 static bool is_skew(const Given<T>& given) {
   for (int i = 0; i < given.n; ++i)
@@ -58,7 +58,7 @@ static bool is_skew(const Given<T>& given) {
 
 struct Pivoted {
   static constexpr bool kGuarded = false;
-  // Every matrix is flagged; limits play no part.
+  // Every matrix is flagged, and limits are not used.
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>>) {
     if (team_size > 1) return by_phases(given, Q, batch);
@@ -107,7 +107,7 @@ struct Pivoted {
   }
 };
 
-// What is not flagged is not touched.
+// Matrices that are not flagged are not changed.
 static void only_the_flagged() {
   Input<float> input(6, 5, Layout::upper, 1);
   for (int b = 0; b < 5; ++b) input.put(b, skew_of(0, 6, 1));

@@ -32,7 +32,7 @@ int main(int argc, char**) {
         for (double norm : {0.01, 0.1, 1., 3., 5., 10., 100., 1e3, 1e4})
           tests.accurate<float, double>(family, n, 3, {norm});
       for (int batch : {1, 2, 33}) tests.accurate<float, double>(0, n, batch, {1});
-      // good and bad matrices side by side in a warp: each must come out as if alone
+      // good and bad matrices side by side in a warp: each result must be the same as alone
       for (int family = 0; family < 4; ++family) tests.accurate<float, double>(family, n, 11, {0.1, 1e3, 1});
     }
   });

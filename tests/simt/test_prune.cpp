@@ -9,7 +9,7 @@
 using namespace fastparam::cuda;
 using simt::Buffer;
 
-// A dimension of the mask, the last first: how often it has an element of its own, or 0 where it broadcasts.
+// A dimension of the mask, last one first: its size, and whether it is broadcast.
 struct Dimension {
   long long size;
   bool broadcast;
@@ -17,13 +17,14 @@ struct Dimension {
 
 static bool same(const void* a, const void* b, size_t bytes) { return std::memcmp(a, b, bytes) == 0; }
 
-// X is NaN wherever the mask prunes it: Buffer's own contents.
+// X is NaN wherever the mask prunes it, which is the initial content of Buffer.
 template <class T, int V, bool Packed, bool InRows, class Index>
 void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, long long gap) {
   Pruning<T, Index> p{};
   p.depth = static_cast<int>(dimensions.size());
-  const int unit = dimensions[0].broadcast ? 1 : V;  // the strides' where a chunk's masks are read together
-  long long count = 1, reach = 1;                    // elements; bits or bytes of the mask
+  // the unit of the strides if the masks of a chunk are read together
+  const int unit = dimensions[0].broadcast ? 1 : V;
+  long long count = 1, reach = 1;  // elements; bits or bytes of the mask
   for (int d = 0; d < p.depth; ++d) {
     p.size[d] = static_cast<Index>(dimensions[d].size);
     p.stride[d] = dimensions[d].broadcast ? 0 : d == 0 ? 1 : (reach + gap) / unit * unit;
@@ -58,7 +59,7 @@ void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, lon
   CHECK(x.intact() && y.intact() && mask.intact(), "size %zu V=%d: wrote outside", sizeof(T), V);
 }
 
-// Blocks for all of it, with 1, 2, ... chunks a thread.
+// Enough blocks for all elements, with 1, 2, ... chunks per thread.
 template <class T, int V, bool Packed, bool InRows>
 void every_grid(const std::vector<Dimension>& dimensions, size_t shift, long long gap) {
   long long count = 1;
@@ -89,7 +90,8 @@ void rows(bool quick) {
   for (long long row : {1, 3, 8, 9, 24, 33, 64, 100, 256, 264}) {
     if (quick && row > 64) break;
     for (long long others : {1, 2, 17})
-      for (int last = 0; last <= !Packed; ++last) {  // a packed mask has an element for each of a row
+      // a packed mask has one element for each element of a row
+      for (int last = 0; last <= !Packed; ++last) {
         const bool one_a_row = last;
         const std::vector<std::vector<Dimension>> masks = {
             {{row, one_a_row}, {others, false}},
@@ -135,7 +137,8 @@ static void packing() {
 int main(int argc, char**) {
   const bool quick = argc > 1;
   for (auto order :
-       {simt::Order::forward, simt::Order::reverse}) {  // threads do not meet: no more schedules are needed
+       // threads do not interact, so no more schedules are needed
+       {simt::Order::forward, simt::Order::reverse}) {
     simt::schedule(order, 7);
     guarded("packing", packing);
     guarded("prune", [&] {

@@ -1,5 +1,5 @@
-// Tests of the shim itself, run before the kernels': a missing barrier must show, a deadlock be named,
-// collectives be right.
+// Tests of the shim itself, which run before those of the kernels: a missing barrier must be detected, a
+// deadlock must be reported, and collectives must be correct.
 #pragma once
 #include "check.h"
 #include "simt.h"

@@ -1,4 +1,4 @@
-"""The device code of csrc/*/cuda, compiled by g++ against tests/simt/simt.h and run on the CPU
+"""The device code of csrc/*/cuda, compiled by g++ with tests/simt/simt.h and run on the CPU
 (tests/simt/README.md).
 """
 

@@ -1,4 +1,4 @@
-// The kernels of csrc/triangular/cuda/triangular.cuh, and before them the shim itself.   ./test_triangular
+// The kernels of csrc/triangular/cuda/triangular.cuh, after the tests of the shim.   ./test_triangular
 // [quick]
 #include "simt.h"  // before the device code
 
@@ -9,12 +9,12 @@
 using namespace fastparam::cuda;
 using simt::Buffer;
 
-// ---- one case: a batch in memory, what may be read of it, what must come out ------------------------------
+// ---- one case: a batch in memory, the entries that may be read, the expected result -----------------------
 
 struct Layout {
   int n, batch, row_pad = 0;  // row_stride - n
   int batch_pad = 0;          // batch_stride - n row_stride; kBroadcast: batch_stride = 0
-  size_t shift = 0;           // elements by which `in` and `out` miss the alignment
+  size_t shift = 0;           // elements by which `in` and `out` are misaligned
 };
 constexpr int kBroadcast = -1;
 
@@ -41,7 +41,7 @@ struct Case {
     for (int b = 0; b < layout.batch; ++b)
       for (int i = 0; i < n; ++i)
         for (int j = 0; j < n; ++j) {
-          if (!readable(i, j, vector)) continue;  // stays NaN, and forbidden under AddressSanitizer
+          if (!readable(i, j, vector)) continue;  // stays NaN, and inaccessible under AddressSanitizer
           Bits& element = x[b * batch_stride + i * row_stride + j];
 #ifdef __SANITIZE_ADDRESS__
           __asan_unpoison_memory_region(&element, sizeof(Bits));
@@ -54,8 +54,8 @@ struct Case {
   }
   bool given(int i, int j) const { return lower ? i > j : i < j; }
   bool used(int i, int j) const { return Adjoint ? i != j || !skew : given(i, j) || (i == j && !skew); }
-  // The adjoint reads all, the map what shares an access of `vector` elements with the given triangle or the
-  // diagonal.
+  // The adjoint reads all entries. The map reads those that share an access of `vector` elements with the
+  // given triangle or the diagonal.
   bool readable(int i, int j, int vector) const {
     const int first = j / vector * vector, last = first + vector - 1;
     return Adjoint || (lower ? first <= i : last >= i);
@@ -120,7 +120,7 @@ void tiles(Layout layout, bool skew, bool lower, int groups) {
 
 // ---- what is launched -------------------------------------------------------------------------------------
 
-int turn = 0;  // walks through the combinations that need not all meet
+int turn = 0;  // walks through the combinations of which not all are tested
 
 template <class T, bool Adjoint>
 void flat_sizes() {
@@ -164,7 +164,7 @@ static void every_kernel(bool quick) {
       tile_sizes<float, true, 64>(quick);
 }
 
-// Every pair once, in the order of rows; and the ends of the range where products come near 2^32.
+// Every pair occurs once, in the order of rows, also at the ends of the range, where products are near 2^32.
 static void pairs() {
   for (unsigned tiles = 1; tiles <= 70; ++tiles) {
     std::vector<int> met(tiles * tiles);

@@ -1,5 +1,5 @@
-"""Every path of the CPU kernels of symmetric, skew and their adjoints: which one is taken depends on order,
-batch, layout and size.
+"""Every path of the CPU kernels of symmetric, skew and their adjoints. The path depends on order, batch,
+layout and size.
 """
 
 import functools
@@ -26,8 +26,8 @@ def check(word, lower, X):
 @every_word
 @every_dtype
 def test_batches_of_tiny_matrices(word, lower, dtype):
-    """Orders to 8, in batches of every size around those that vectors divide; numbers of every kind, so that
-    none leaks into another.
+    """Orders up to 8, in batches of every size around the multiples of a vector, with numbers of every kind,
+    so that a value that leaks into another matrix is detected.
     """
     for n in range(1, 10):
         for batch in (*range(1, 36), 63, 64, 65, 127, 128, 129, 1001):
@@ -59,7 +59,7 @@ def paged(rows, columns, dtype):
 @every_word
 @every_dtype
 def test_rows_whole_pages_apart(word, lower, dtype):
-    """Rows that share one cache set are treated apart; so are those of a window of such a matrix."""
+    """Rows that share one cache set have a separate path, and so does a window of such a matrix."""
     row = 4096 // dtype.itemsize
     for n in (row, 2 * row) if dtype == torch.float64 else (row,):
         X = paged(n, n, dtype)
@@ -78,8 +78,8 @@ def normal(count, dtype):
 @every_word
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_large_outputs(word, lower, dtype):
-    """Outputs that are larger than the caches are written past them: one matrix, a batch, a batch of tiny
-    ones.
+    """Outputs larger than the caches are written past them: one matrix, a batch, and a batch of tiny
+    matrices.
     """
     elements = (13 << 20) // dtype.itemsize
     n = int(elements**0.5)
@@ -91,7 +91,7 @@ def test_large_outputs(word, lower, dtype):
 
 @every_word
 def test_threads_share_a_batch_anywhere(word):
-    """Chunks begin and end inside a matrix, and inside a batch."""
+    """Chunks begin and end inside of a matrix, and inside of a batch."""
     threads = torch.get_num_threads()
     try:
         for shape in [
@@ -148,7 +148,7 @@ print("inside")
 
 @pytest.mark.parametrize("level", ["default", "avx2", "avx512"])
 def test_no_byte_outside_the_input_is_read(level):
-    """The input lies between pages that must not be touched; a process that does is killed."""
+    """The input lies between protected pages. A process that accesses them is killed."""
     pytest.importorskip("resource", reason="mprotect")
     done = python(GUARDED, ATEN_CPU_CAPABILITY=level)
     assert done.returncode == 0 and done.stdout.strip() == "inside", f"exit {done.returncode}: {done.stderr}"

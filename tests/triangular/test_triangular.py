@@ -1,5 +1,5 @@
-"""What is particular to symmetric, skew and their adjoints: exact structure, unread triangles, where NaN and
-inf go.
+"""Tests of symmetric, skew and their adjoints only: exact structure, triangles that are not read, and the
+positions of NaN and inf.
 """
 
 import pytest
@@ -14,12 +14,12 @@ every_dtype = pytest.mark.parametrize(
 )
 real_dtype = pytest.mark.parametrize("dtype", REAL, ids=lambda dtype: str(dtype).removeprefix("torch."))
 every_word = pytest.mark.parametrize("word", ["symmetric", "symmetric_adjoint", "skew", "skew_adjoint"])
-SIGN = {2: -(2**15), 4: -(2**31), 8: -(2**63)}  # the sign bit, as a signed integer of so many bytes
+SIGN = {2: -(2**15), 4: -(2**31), 8: -(2**63)}  # the sign bit, as a signed integer of this many bytes
 
 
 def any_bits(*shape, dtype, device="cpu"):
-    """Numbers of every kind: each bit is drawn, so NaN, inf, subnormal numbers and signed zeros are all
-    there.
+    """Numbers of every kind: each bit is random, so that NaN, inf, subnormal numbers and signed zeros all
+    occur.
     """
     size = torch.empty((), dtype=dtype).element_size()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
@@ -62,7 +62,7 @@ def test_skew_is_skew_bit_for_bit(lower, dtype, device):
             off = ~torch.eye(n, dtype=bool, device=device)
             assert torch.equal(
                 K[:, off], (K ^ SIGN[X.element_size()]).mT[:, off]
-            )  # signed zeros and NaN payloads too
+            )  # including signed zeros and NaN payloads
             assert (K.diagonal(dim1=-2, dim2=-1) == 0).all()  # +0, whatever is on the diagonal of X
 
 
@@ -79,7 +79,7 @@ def test_complex_skew(lower, dtype, device):
 @every_word
 @real_dtype
 def test_every_kind_of_number(word, lower, dtype, device):
-    """Sums are rounded as the eager expression rounds them; forward, bits only move."""
+    """Sums are rounded like those of the eager expression. The forward pass only moves bits."""
     for n in (1, 2, 3, 5, 8, 9, 15, 16, 17, 33, 64, 100):
         X = any_bits(5, n, n, dtype=dtype, device=device)
         Y = getattr(ops, word)(X, lower)
@@ -97,7 +97,7 @@ def mask(n, lower, device):
 @pytest.mark.parametrize("word", ["symmetric_adjoint", "skew_adjoint"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_half_sums_round_to_nearest_even(word, lower, dtype, device):
-    """Every 16-bit number, added to numbers near it, to its opposite and to numbers of other sizes."""
+    """Every 16-bit number is added to numbers near it, to its negative and to numbers of other sizes."""
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16, device=device)
     for other in (every ^ 1, every ^ SIGN[2], every ^ (SIGN[2] + 1), every.flip(0), every.roll(1234)):
         for n in (2, 16):  # both paths of the kernel: a pair is at (0, n - 1) and (n - 1, 0)
@@ -131,8 +131,8 @@ def test_adjoint_fills_one_triangle(word, lower, dtype, device):
 @every_dtype
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=["nan", "inf", "-inf"])
 def test_non_finite_entries_stay_where_they_belong(word, lower, dtype, value, device):
-    """One entry a matrix, at every position: the result differs from the clean one where the eager result
-    does, and nowhere else.
+    """One entry per matrix, at every position: the result differs from that of the finite matrix exactly
+    where the eager result does.
     """
     op, eager = getattr(ops, word), getattr(reference, word)
     for n in (1, 2, 8, 9, 17):
