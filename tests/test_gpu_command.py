@@ -55,7 +55,7 @@ def test_without_torch_one_sentence():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (
         result.returncode == 2
-        and result.stderr == "make gpu: torch is not installed here, so no GPU can be asked for\n"
+        and result.stderr == "make gpu: torch is not installed, so no GPU can be detected\n"
     )
 
 
@@ -176,15 +176,15 @@ def test_test_phase_names_what_failed_and_what_never_ran(work, tmp_path, monkeyp
     monkeypatch.setattr(command, "test_files", lambda: (paths, []))
     outcome = command.test("9.0", soon(120))
     assert outcome.status == "FAILED"
-    counts, idle = "1 passed, 1 failed, 1 skipped in 4 files", "nothing ran in: test_cuda_idle.py"
+    counts, idle = "1 passed, 1 failed, 1 skipped in 4 files", "no test ran in: test_cuda_idle.py"
     assert outcome.detail == f"{counts}; failed: test_cuda_bad.py; {idle}"
     late = command.test("9.0", soon(-1))
-    assert late.status == "FAILED" and late.detail.endswith(f"no end in time: {', '.join(sources)}")
+    assert late.status == "FAILED" and late.detail.endswith(f"timed out: {', '.join(sources)}")
     monkeypatch.setattr(command, "test_files", lambda: ([paths[0], paths[3]], [Path("test_random.py")]))
     outcome = command.test("9.0", soon(120))
     assert (outcome.status, outcome.detail) == (
         "ok",
-        "1 passed in 2 files; not run, as hypothesis is missing: test_random.py",
+        "1 passed in 2 files; not run because hypothesis is missing: test_random.py",
     )
 
 
@@ -202,7 +202,7 @@ def test_sanitize_phase(work, tmp_path, monkeypatch):
     (tmp_path / "every_kernel.py").write_text("print('6 of 6 kernels ran')")
     monkeypatch.setattr(command, "find_sanitizer", lambda: None)
     assert command.sanitize("9.0", soon()) == command.Outcome(
-        "skipped", "compute-sanitizer is not here; 6 of 6 kernels ran"
+        "skipped", "compute-sanitizer was not found; 6 of 6 kernels ran"
     )
     tool = tmp_path / "compute-sanitizer"
     tool.write_text(FAKE_SANITIZER.format(python=sys.executable))

@@ -112,7 +112,7 @@ def run(todo: Iterable[Job], out: Path, device: str, rates: dict[str, float], de
         label = f"{row['op']:24}{row['shape']:16}{row['dtype']:10}{row['pass']:18}"
         print(f"{label}{row['us']['fastparam']:10.1f} us  {of_ceiling}")
     failed, left_out = len(saved["failed"]), len(saved["left_out"])
-    print(f"{len(rows)} cases measured, {failed} failed, {left_out} left out for want of time or memory")
+    print(f"{len(rows)} cases measured, {failed} failed, {left_out} left out for lack of time or memory")
     for label, error in saved["failed"].items():
         print(f"FAILED {label}: {error}")
     return len(saved["failed"]) + (not rows)

@@ -32,13 +32,13 @@ COLUMNS = (
     "note",
 )
 
-LEGEND = """Times are medians of rounds in which the contenders take turns, on CUDA events, with several
-weights as input so that more data passes than the caches hold; "over eager", "over compile" and "of floor"
-(our time as a multiple of that of the floor, `clone()` where memory bounds the op) are medians of the
-quotients within a round. "of ceiling" is the least time that the counted bytes take at the measured copy
-rate, or the counted operations at the measured rate of a matrix product, over our time: 100 % cannot be
-passed but by data that stays in a cache. The error is the largest one against float64, relative to the
-largest entry. "-" was not measured."""
+LEGEND = """Times are medians of rounds in which the contenders take turns, measured by CUDA events, with
+several weights as input, so that the data does not fit in the caches. "over eager", "over compile" and "of
+floor" (our time as a multiple of that of the floor, which is `clone()` for memory-bound ops) are medians
+of the quotients within a round. "of ceiling" is the minimum time for the counted bytes at the measured
+copy rate, or for the counted operations at the measured rate of a matrix product, divided by our time.
+Only data that stays in a cache can exceed 100 %. The error is the largest one compared with float64,
+relative to the largest entry. "-" means not measured."""
 
 
 def collect(bench: dict[str, Any], phases: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def document(saved: dict[str, Any], plots: list[Path]) -> str:
         ]
     parts += [f"Failed: {label}: {error}" for label, error in saved["failed"].items()]
     if saved["left_out"]:
-        parts.append(f"Left out for want of time or memory: {', '.join(saved['left_out'])}.")
+        parts.append(f"Left out for lack of time or memory: {', '.join(saved['left_out'])}.")
     return "\n\n".join([*parts, LEGEND]) + "\n"
 
 

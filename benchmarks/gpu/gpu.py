@@ -242,9 +242,9 @@ def test(capability: str, deadline: float) -> Outcome:
     missing = [path.name for path in left]
     words = {
         "failed": failed,
-        "no end in time": late,
-        "nothing ran in": empty,
-        "not run, as hypothesis is missing": missing,
+        "timed out": late,
+        "no test ran in": empty,
+        "not run because hypothesis is missing": missing,
     }
     detail += "".join(f"; {word}: {', '.join(names)}" for word, names in words.items() if names)
     return Outcome("FAILED" if failed or late or empty else "ok", detail)
@@ -275,12 +275,12 @@ def sanitize(capability: str, deadline: float) -> Outcome:
     log("sanitize", ended)
     kernels = ended.pop("kernels")
     refused = any("Device not supported" in e.output for e in ended.values())
-    verdicts = {0: "clean", 124: "no end in time"}
+    verdicts = {0: "clean", 124: "timed out"}
     told = [f"{tool} {verdicts.get(e.status, 'FAILED')}" for tool, e in ended.items()]
     if refused:
-        told = ["compute-sanitizer does not support this device here"]
+        told = ["compute-sanitizer does not support this device"]
     elif not ended:
-        told = ["compute-sanitizer is not here"]
+        told = ["compute-sanitizer was not found"]
     detail = "; ".join([*told, kernels.last])
     if kernels.status or (not refused and any(e.status for e in ended.values())):
         return Outcome("FAILED", detail)
@@ -360,7 +360,7 @@ def device() -> tuple[str, str] | str:
     there is none.
     """
     if importlib.util.find_spec("torch") is None:
-        return "make gpu: torch is not installed here, so no GPU can be asked for"
+        return "make gpu: torch is not installed, so no GPU can be detected"
     ended = run([sys.executable, "-c", FACTS], time.monotonic() + 120)
     found = re.findall(r"^\[.*\]$", ended.output, re.MULTILINE)
     if not found:

@@ -5,8 +5,8 @@
 // large A. A matrix fails if
 //   before   a row or column of aA has a sum of squares above kLargestSquares,
 //   after    the square of the norm of a column of Q differs from 1 by more than column_tolerance.
-// Both checks are written so that NaN fails. A matrix that fails is computed again, alone, wherever it
-// stands in a batch:
+// Both checks are written so that NaN fails. A matrix that fails is computed again, alone, at any position
+// in a batch:
 //   1. in double, without row exchanges, and checked again (unless 2 is cheaper, as it is on CUDA),
 //   2. in double, with row exchanges,
 //   3. and then polished by Q <- Q (3 I - Q^T Q) / 2, which squares the distance to the nearest orthogonal

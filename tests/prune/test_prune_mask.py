@@ -28,7 +28,7 @@ def pruned(amount=0.5, layer=None):
     return ours.l1_unstructured(layer or nn.Linear(6, 5), "weight", amount)
 
 
-# ---- what it is ------------------------------------------------------------------------------------------
+# ---- the buffer ------------------------------------------------------------------------------------------
 
 
 @every_maker

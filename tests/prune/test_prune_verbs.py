@@ -215,7 +215,7 @@ def test_names_of_torch():
     assert torch.equal(layer.state_dict()["weight_mask"], torch.ones(2)) and (layer.weight == 0).sum() == 15
 
 
-# ---- the masks of a verb chosen anew ---------------------------------------------------------------------
+# ---- update_ after a verb --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["l1", "random", "random rows", "random columns", "ln rows"])

@@ -34,7 +34,7 @@ def sources(*folders):
         yield from (path for path in found if path.suffix in (".py", ".pyi", *SOURCES))
 
 
-# ---- every op has all that an op has ---------------------------------------------------------------------
+# ---- every op has all of its parts -----------------------------------------------------------------------
 
 
 def benchmarked():
@@ -106,7 +106,7 @@ def test_functions_are_the_public_ops_and_those_made_of_torchs_own():
     assert public <= set(fastparam.functional.__all__)
 
 
-# ---- files keep to their rooms ---------------------------------------------------------------------------
+# ---- includes --------------------------------------------------------------------------------------------
 
 
 def room(path):

@@ -118,7 +118,7 @@ void tiles(Layout layout, bool skew, bool lower, int groups) {
   test.verify(V > 1 ? "tiles, wide" : "tiles");
 }
 
-// ---- what is launched -------------------------------------------------------------------------------------
+// ---- the cases --------------------------------------------------------------------------------------------
 
 int turn = 0;  // walks through the combinations of which not all are tested
 
