@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from ._arguments import check_flag, check_matrices, check_square, has_no_data
 from ._exponential import matrix_exp, stiefel_exp, symmetric_exp
-from ._logarithm import asymmetry, is_symmetric, skew_logarithm, symmetric_logarithm
+from ._logarithm import (
+    NotPositiveDefiniteError,
+    asymmetry,
+    is_symmetric,
+    skew_logarithm,
+    symmetric_logarithm,
+)
 from ._orthogonality import NotOrthogonalError, checked_orthogonal, orthogonality_defect
 from ._sharding import beside
 from ._signed import Signed
@@ -53,8 +59,15 @@ class MatrixExponential(nn.Module):
         Y = Y.detach()
         # Near the identity both are possible, and the one that it is nearer to is meant.
         if not has_no_data(Y) and is_symmetric(Y) and asymmetry(Y) <= orthogonality_defect(Y):
-            return symmetric_logarithm("MatrixExponential", Y).to(Y.dtype)
-        Q = checked_orthogonal("MatrixExponential", Y)
+            try:
+                return symmetric_logarithm("MatrixExponential", Y).to(Y.dtype)
+            except NotPositiveDefiniteError as error:
+                try:  # rotations by pi are symmetric, too
+                    Q = checked_orthogonal("MatrixExponential", Y)
+                except NotOrthogonalError:
+                    raise error from None
+        else:
+            Q = checked_orthogonal("MatrixExponential", Y)
         if not has_no_data(Y) and not Y.is_complex() and bool((torch.linalg.det(Q) < 0).any()):
             raise _determinant("MatrixExponential", "SkewExponential()")
         return skew_logarithm(Q).to(Y.dtype)

@@ -100,6 +100,8 @@ def test_assignment(dtype):
 def test_matrix_exponential_takes_what_its_argument_may_be():
     for first, weight in (
         (fastparam.Skew, haar(4, 4, det=1)),
+        (fastparam.Skew, torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=F64))),  # symmetric, too
+        (fastparam.Skew, -torch.eye(4, dtype=F64)),
         (fastparam.Symmetric, positive_weight().double()),
     ):
         layer = nn.Linear(4, 4, dtype=F64)
@@ -190,9 +192,9 @@ REFUSED = {
         "which the exponential does not reach without SkewExponential()",
     ),
     "MatrixExponential, symmetric": (
-        lambda: MatrixExponential().right_inverse(torch.diag(torch.tensor([-1.0, -1.0, 1.0]))),
+        lambda: MatrixExponential().right_inverse(torch.diag(torch.tensor([-2.0, -1.0, 1.0]))),
         fastparam.NotPositiveDefiniteError,
-        "MatrixExponential: expected a positive definite matrix, got one with the eigenvalue -1",
+        "MatrixExponential: expected a positive definite matrix, got one with the eigenvalue -2",
     ),
     "log_orthogonal, determinant": (
         lambda: log_orthogonal(torch.tensor([[0.0, 1.0], [1.0, 0.0]])),
