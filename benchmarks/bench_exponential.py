@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from bench_cayley import optional, orthogonality
-from measure import Case, Draw, Map, Op, grid
+from measure import Case, Draw, Map, Op, Work, grid
 from torch import Tensor
 
 from fastparam import _reference
@@ -107,12 +107,17 @@ def gaussian(norm: float) -> Draw:
 
 
 OURS = ("eager", "fastparam", "floor")
+# Forward reads X, or a triangle of it, and makes three products at least; backward reads G too, and makes
+# those products again with two more beside each.
+WORK = Work(words=(1.5, 4), flops=(6, 24))
+WORK_WHOLE = Work(words=(2, 5), flops=(6, 24))
+WORK_DERIVATIVE = Work(words=(3, 6), flops=(18, 36))  # both passes are derivatives
 MEANS = {"eager": _reference.skew_exp, "geotorch": partial(_reference.skew_exp, lower=True)}
 
 
 def skew_op(name: str, norm: float) -> Op:
     contenders = ("eager", "geotorch", "fastparam", "floor")
-    return Op(name, skew_contenders, contenders, gaussian(norm), MEANS, orthogonality)
+    return Op(name, skew_contenders, contenders, gaussian(norm), MEANS, orthogonality, WORK)
 
 
 SKEW = skew_op("skew_exp", 1.0)
@@ -122,9 +127,17 @@ SYMMETRIC = Op(
     ("eager", "eigenvectors", "fastparam", "floor"),
     gaussian(1.0),
     {"eager": _reference.symmetric_exp},
+    work=WORK,
 )
-WHOLE = Op("matrix_exp", whole_contenders, OURS, gaussian(1.0), {"eager": _reference.matrix_exp})
-DERIVATIVE = Op("exp_frechet", derivative_contenders, OURS, gaussian(1.0))
+WHOLE = Op(
+    "matrix_exp",
+    whole_contenders,
+    OURS,
+    gaussian(1.0),
+    {"eager": _reference.matrix_exp},
+    work=WORK_WHOLE,
+)
+DERIVATIVE = Op("exp_frechet", derivative_contenders, OURS, gaussian(1.0), work=WORK_DERIVATIVE)
 
 BATCHES = ((4096, 2, 2), (4096, 4, 4), (1024, 8, 8), (512, 12, 12), (256, 16, 16), (64, 32, 32), (16, 64, 64))
 SINGLE = ((64, 64), (128, 128), (256, 256), (512, 512), (1024, 1024))

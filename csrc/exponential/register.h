@@ -5,12 +5,13 @@
 
 #include "../core/fallback.h"
 #include "exponential.h"
+#include "polynomials.h"
 
 namespace fastparam {
 
 template <auto whole = nullptr, auto derivative = nullptr, auto skew = nullptr, auto skew_backward = nullptr,
           auto symmetric = nullptr, auto symmetric_backward = nullptr>
-void register_exponential(torch::Library& m) {
+void register_expressions_or(torch::Library& m) {
   m.impl("matrix_exp", &Dispatch<check_matrix_exp, expression::matrix_exp, whole>::run);
   m.impl("exp_frechet", &Dispatch<check_exp_frechet, expression::exp_frechet, derivative>::run);
   m.impl("skew_exp", &Dispatch<check_skew_exp, expression::skew_exp, skew>::run);
@@ -20,6 +21,33 @@ void register_exponential(torch::Library& m) {
   m.impl(
       "symmetric_exp_backward",
       &Dispatch<check_symmetric_exp_backward, expression::symmetric_exp_backward, symmetric_backward>::run);
+}
+
+// The kernels of a device: run(X, G, structure, lower), with the direction G, which exp itself has not.
+template <auto run>
+struct Exponentials {
+  static Tensor whole(const Tensor& A) { return run(A, nullptr, Structure::general, false); }
+  static Tensor derivative(const Tensor& A, const Tensor& E) { return run(A, &E, Structure::general, false); }
+  template <Structure structure>
+  static Tensor triangle(const Tensor& X, bool lower) {
+    return run(X, nullptr, structure, lower);
+  }
+  template <Structure structure>
+  static Tensor backward(const Tensor& G, const Tensor& X, bool lower) {
+    return run(X, &G, structure, lower);
+  }
+};
+
+template <auto run = nullptr>
+void register_exponential(torch::Library& m) {
+  if constexpr (std::is_null_pointer_v<decltype(run)>) {
+    register_expressions_or<>(m);
+  } else {
+    using K = Exponentials<run>;
+    register_expressions_or<K::whole, K::derivative, K::template triangle<Structure::skew>,
+                            K::template backward<Structure::skew>, K::template triangle<Structure::symmetric>,
+                            K::template backward<Structure::symmetric>>(m);
+  }
 }
 
 }  // namespace fastparam

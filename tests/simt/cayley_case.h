@@ -3,21 +3,14 @@
 #pragma once
 #include "simt.h"  // before the device code
 
-#include <array>
-
 #include "../../csrc/cayley/cuda/given.cuh"
 #include "check.h"
+#include "draw.h"
 
 using namespace fastparam;
 using namespace fastparam::cuda;
 using simt::Buffer;
 using Matrix = std::vector<double>;
-
-inline std::mt19937 generator(1);
-inline double normal() {
-  static std::normal_distribution<double> distribution;
-  return distribution(generator);
-}
 
 // ---- reference --------------------------------------------------------------------------------------------
 
@@ -48,12 +41,6 @@ std::vector<R> cayley_reference(const Matrix& aA, int n) {
   return q;
 }
 
-template <class X, class Y>
-double distance(const X& x, const Y& y, int count) {
-  double sum = 0;
-  for (int i = 0; i < count; ++i) sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
-  return std::sqrt(sum);
-}
 // A bound of ||Q^T Q - I||_2.
 template <class X>
 double loss_of_orthogonality(const X& q, int n) {
@@ -66,13 +53,6 @@ double loss_of_orthogonality(const X& q, int n) {
     }
   return std::sqrt(sum);
 }
-template <class X>
-bool all_finite(const X& x, int count) {
-  for (int i = 0; i < count; ++i)
-    if (!std::isfinite(static_cast<double>(x[i]))) return false;
-  return true;
-}
-
 // ---- inputs -----------------------------------------------------------------------------------------------
 
 inline const char* const kFamilies[] = {"gauss", "arrow", "rank2", "block", "graded", "plane"};
@@ -212,15 +192,4 @@ double allowed_error(int n, double norm, double eager) {
     // the accuracy that storing the difference from 1 on the diagonal gives
     return 0.4 * std::sqrt(n) * kEpsilon<A>;
   return 2 * eager + 8 * std::sqrt(n) * kEpsilon<A>;
-}
-
-// One of three schedules in turn if quick, and otherwise all of them.
-template <class F>
-void each_schedule(bool quick, int turn, F run) {
-  constexpr std::array orders = {simt::Order::forward, simt::Order::reverse, simt::Order::random};
-  for (int s = 0; s < 3; ++s) {
-    if (quick && s != turn % 3) continue;
-    simt::schedule(orders[s], static_cast<unsigned>(turn + 1));
-    run();
-  }
 }

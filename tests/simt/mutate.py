@@ -25,12 +25,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SOURCES = ROOT / "csrc"
-# headers without their own test program
-BY_OTHERS = {"cayley/cuda/given.cuh": "test_cayley_warp.cpp", "core/cuda/tiles.cuh": "test_triangular.cpp"}
+# headers without a test program of their own
+BY_OTHERS = {
+    "cayley/cuda/given.cuh": "test_cayley_warp.cpp",
+    "core/cuda/teams.cuh": "test_exponential_team.cpp",
+    "core/cuda/tiles.cuh": "test_triangular.cpp",
+    "exponential/cuda/batch.cuh": "test_exponential_lanes.cpp",
+    "exponential/cuda/panels.cuh": "test_exponential_team.cpp",
+}
 
 COMPILE = ["g++", "-std=c++20", "-O1", "-w"]
 STRICTER = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-BARRIER = re.compile(r"__sync(threads|warp)\([^)]*\);")
+BARRIER = re.compile(r"(__sync(threads|warp)\([^)]*\)|\bbarrier\(\));")
 COMPARISON = re.compile(r"(?<= )(<=|>=|==|!=|<|>)(?= )")
 SHIFTED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}

@@ -5,12 +5,14 @@
 //   simt::schedule(simt::Order::random, seed);
 //   // throws simt::Error on a deadlock or a bad collective
 //   simt::launch(grid, block, shared_bytes, kernel<float>, args...);
+//   simt::launch_together(...);   // the same, for blocks that wait for each other
 //
-// Blocks run one after the other, and threads take turns: a thread runs until it has to wait. The shim is
-// stricter than the hardware: a barrier must be reached by every thread of the block, and a warp operation
-// by every lane of its mask, with the same operation and mask. Shared memory is filled with 0xFF (a NaN, or
-// -1) before each block. Static shared arrays are `thread_local` here, so that they are in one segment that
-// can be filled. A test program must not have any other thread_local variables.
+// Blocks run one after the other, and those of a cooperative launch together. Threads take turns: a thread
+// runs until it has to wait. The shim is stricter than the hardware: a barrier must be reached by every
+// thread of the block, and a warp operation by every lane of its mask, with the same operation and mask.
+// Shared memory is filled with 0xFF (a NaN, or -1) before each block. Static shared arrays are `thread_local`
+// here, so that they are in one segment that can be filled. A test program must not have any other
+// thread_local variables.
 #pragma once
 #include <link.h>
 #include <sys/mman.h>
@@ -50,7 +52,7 @@ constexpr size_t kStack = 256 << 10;
 constexpr size_t kStack = 64 << 10;
 #endif
 
-enum class State { ready, block_wait, warp_wait, done };
+enum class State { ready, spinning, block_wait, warp_wait, done };
 enum class Op { sync, any, count, shuffle, ballot };
 
 // An execution context, of the scheduler or of a thread.
@@ -77,11 +79,12 @@ struct Machine {
   std::mt19937 random{1};
   Context scheduler;
   std::vector<Thread> threads;
-  int count = 0, current = -1,
-      arrived = 0;  // threads of the block, the running one, and those waiting at the barrier of the block
+  int count = 0, size = 0, current = -1;  // threads that run together, of a block; the running one
+  std::vector<int> arrived;               // of each block's threads, at its barrier
   std::function<void()> body;
   std::string error;
-  unsigned char* dynamic = nullptr;
+  unsigned char *dynamic = nullptr, *memory = nullptr;  // of the running block, of the first
+  size_t stride = 0;                                    // from one block's to the next one's
   long switches = 0;
 };
 inline Machine machine;
@@ -158,6 +161,11 @@ inline void wait() {
   Thread& self = machine.threads[machine.current];
   switch_to(self, machine.scheduler);
 }
+// A thread that asks again and again whether others have come.
+inline void spin() {
+  machine.threads[machine.current].state = State::spinning;
+  wait();
+}
 inline void fail(const char* what) {  // the scheduler abandons the launch
   machine.error = std::string(what) + " (block " + std::to_string(blockIdx.x) + ", thread " +
                   std::to_string(machine.current) + ")";
@@ -170,16 +178,17 @@ inline int block_barrier(Op op, int value) {
   self.op = op;
   self.in = static_cast<uint64_t>(value != 0);
   self.state = State::block_wait;
-  if (++machine.arrived < machine.count) wait();
+  const int block = machine.current / machine.size, first = block * machine.size;
+  if (++machine.arrived[block] < machine.size) wait();
   else {  // the last one releases all
     uint64_t sum = 0;
-    for (int t = 0; t < machine.count; ++t) sum += machine.threads[t].in;
-    for (int t = 0; t < machine.count; ++t) {
+    for (int t = first; t < first + machine.size; ++t) sum += machine.threads[t].in;
+    for (int t = first; t < first + machine.size; ++t) {
       if (machine.threads[t].op != op) fail("different block barriers met");
       machine.threads[t].out = op == Op::any ? sum != 0 : sum;
       machine.threads[t].state = State::ready;
     }
-    machine.arrived = 0;
+    machine.arrived[block] = 0;
   }
   return static_cast<int>(self.out);
 }
@@ -224,102 +233,8 @@ T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
-// ---- launching --------------------------------------------------------------------------------------------
-inline void poison_static_shared() {
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void*) {
-        for (int i = 0; i < info->dlpi_phnum; ++i)
-          if (info->dlpi_phdr[i].p_type == PT_TLS && info->dlpi_tls_data)
-            std::memset(info->dlpi_tls_data, 0xFF, info->dlpi_phdr[i].p_memsz);
-        return 1;  // the program itself comes first; the libraries are left alone
-      },
-      nullptr);
-}
-
-inline std::string list_of(State state) {
-  std::string text;
-  int found = 0;
-  for (int t = 0; t < machine.count; ++t)
-    if (machine.threads[t].state == state && ++found <= 12) text += " " + std::to_string(t);
-  return found == 0 ? " none" : text + (found > 12 ? " ... (" + std::to_string(found) + ")" : "");
-}
-
-inline void run_block() {
-  machine.arrived = 0;
-  for (int t = 0; t < machine.count; ++t) machine.threads[t].state = State::ready;
-  std::vector<int> turns(machine.count);
-  std::iota(turns.begin(), turns.end(), 0);
-  if (machine.order == Order::reverse) std::reverse(turns.begin(), turns.end());
-  for (bool progress = true; progress;) {
-    progress = false;
-    if (machine.order == Order::random) std::shuffle(turns.begin(), turns.end(), machine.random);
-    for (int t : turns) {
-      if (machine.threads[t].state != State::ready) continue;
-      progress = true;
-      machine.current = t;
-      threadIdx = {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
-      switch_to(machine.scheduler, machine.threads[t]);
-      if (!machine.error.empty()) return;
-    }
-  }
-  for (int t = 0; t < machine.count; ++t)
-    if (machine.threads[t].state != State::done) {
-      machine.error = "deadlock in block " + std::to_string(blockIdx.x) + ": at the block barrier" +
-                      list_of(State::block_wait) + "; at a warp operation" + list_of(State::warp_wait) +
-                      "; finished" + list_of(State::done);
-      return;
-    }
-}
-
-template <class... P, class... A>
-void launch(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...), A... args) {
-  gridDim = grid;
-  blockDim = block;
-  machine.count = static_cast<int>(block.x * block.y * block.z);
-  if (machine.count < 1 || machine.count > kMaxThreads)
-    throw Error("block size " + std::to_string(machine.count));
-  if (machine.threads.empty()) machine.threads.resize(kMaxThreads);
-  for (int t = 0; t < machine.count; ++t)
-    if (!machine.threads[t].stack) make_thread(machine.threads[t]);
-  machine.body = [=] { kernel(static_cast<P>(args)...); };
-  machine.error.clear();
-  constexpr size_t guard = 1024;
-  std::vector<unsigned char> memory(shared_bytes + 2 * guard + 16);
-  machine.dynamic = memory.data() + guard;
-  machine.dynamic += (16 - reinterpret_cast<uintptr_t>(machine.dynamic) % 16) % 16;
-  unsigned char *const begin = machine.dynamic - guard, *const end = machine.dynamic + shared_bytes;
-  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
-    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid.x && machine.error.empty(); ++blockIdx.x) {
-        poison_static_shared();
-        std::memset(machine.dynamic, 0xFF, shared_bytes);
-        std::memset(begin, 0x5A, guard);
-        std::memset(end, 0x5A, guard);
-#ifdef __SANITIZE_ADDRESS__
-        __asan_poison_memory_region(end, guard);
-        run_block();
-        __asan_unpoison_memory_region(end, guard);
-#else
-        run_block();
-#endif
-        const auto intact = [](unsigned char byte) { return byte == 0x5A; };
-        if (!std::all_of(begin, begin + guard, intact) || !std::all_of(end, end + guard, intact))
-          machine.error = "write outside dynamic shared memory";
-      }
-  if (!machine.error.empty()) {
-    for (Thread& thread : machine.threads)  // the unfinished contexts cannot be used again
-      if (thread.stack) {
-#ifdef __SANITIZE_ADDRESS__
-        __asan_unpoison_memory_region(thread.stack, kStack);
-#endif
-        munmap(thread.stack, kStack);
-        thread = Thread{};
-      }
-    throw Error(machine.error);
-  }
-}
-
 }  // namespace simt
 
+#include "simt_launch.h"
 #include "simt_memory.h"
 #include "simt_names.h"

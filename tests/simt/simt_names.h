@@ -5,6 +5,7 @@ inline void __syncthreads() { simt::block_barrier(simt::Op::sync, 0); }
 inline int __syncthreads_or(int p) { return simt::block_barrier(simt::Op::any, p); }
 inline int __syncthreads_count(int p) { return simt::block_barrier(simt::Op::count, p); }
 inline void __threadfence() {}
+inline void __nanosleep(unsigned) { simt::spin(); }
 inline void __syncwarp(unsigned mask = ~0u) { simt::warp_collective(simt::Op::sync, mask, 0, 0); }
 inline unsigned __ballot_sync(unsigned mask, int p) {
   return static_cast<unsigned>(simt::warp_collective(simt::Op::ballot, mask, p != 0, 0));

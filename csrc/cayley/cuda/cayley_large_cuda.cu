@@ -24,24 +24,10 @@ unsigned tile_pairs(int64_t batch, int64_t n) {
   return grid_of(batch * (tiles * (tiles + 1) / 2), 1);
 }
 
-// The number of blocks that run at the same time on the current device.
-template <class T>
-int64_t resident_blocks() {
-  int a_processor = 0;
-  C10_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&a_processor, repeat_pivoted<T>, kBlock, 0));
-  return static_cast<int64_t>(std::min(a_processor, 2)) * of_current_device(cudaDevAttrMultiProcessorCount);
-}
-
-// How the second attempt is shared: each team, of `size` blocks, processes one matrix at a time.
-struct Teams {
-  int64_t count, size;
-};
 template <class T>
 Teams teams_for(int64_t n, int64_t batch) {
-  const int64_t blocks = resident_blocks<T>(),
-                bytes = 8 * TeamMemory::words(static_cast<int>(n), 1, sizeof(T) == 8);
-  const int64_t count = std::clamp<int64_t>(kTeamBytes / bytes, 1, std::min(batch, blocks));
-  return {count, std::min(blocks / count, (n + kBlock / 32 - 1) / (kBlock / 32))};
+  return share_device<repeat_pivoted<T>>(8 * TeamMemory::words(static_cast<int>(n), 1, sizeof(T) == 8),
+                                         kTeamBytes, batch, (n + kBlock / 32 - 1) / (kBlock / 32));
 }
 
 // The flags of the matrices, followed by the counters of the teams.

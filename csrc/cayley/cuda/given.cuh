@@ -12,8 +12,6 @@
 
 namespace fastparam::cuda {
 
-constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
-
 template <class A>
 constexpr A kEpsilon = sizeof(A) == 4 ? A(1.1920929e-07) : A(2.220446049250313e-16);
 // Nearly the largest finite value.
@@ -70,39 +68,6 @@ struct Given {
 // The bits of a flag: the matrix must be computed again; it has an element that is not finite; it is not
 // skew.
 constexpr unsigned kFailed = 1, kNotFinite = 2, kNotSkew = 4;
-
-template <class A>
-__device__ __forceinline__ bool is_finite(A x) {
-  return x - x == A(0);
-}
-
-// Four neighbours, moved in accesses of 16 bytes.
-template <class A>
-struct alignas(16) Four {
-  A v[4];
-};
-template <class A>
-__device__ __forceinline__ Four<A> load4(const A* p) {
-  return *reinterpret_cast<const Four<A>*>(p);
-}
-template <class A>
-__device__ __forceinline__ void store4(A* p, const Four<A>& x) {
-  *reinterpret_cast<Four<A>*>(p) = x;
-}
-
-// The dynamic shared memory of the block.
-template <class A>
-__device__ __forceinline__ A* dynamic_shared() {
-#ifdef __CUDACC__
-  extern __shared__ __align__(16) unsigned char memory[];
-  return reinterpret_cast<A*>(memory);
-#else
-  return reinterpret_cast<A*>(simt::machine.dynamic);
-#endif
-}
-
-constexpr int ceil_pow2(int n) { return n <= 1 ? 1 : 2 * ceil_pow2((n + 1) / 2); }
-constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // Reads aA of one matrix, as a whole, into stage[S::at(r, c)], with 0 outside of `order`, which is n, or 0
 // for a group of lanes without a matrix. The layout is decided once, outside of the loop, because for small

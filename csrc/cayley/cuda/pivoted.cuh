@@ -14,6 +14,7 @@
 // calculation (2 us per barrier, 4 TB/s), each matrix that fails takes 6 ms at n = 1024 and a quarter of a
 // second at 4096. Nearly all of these have rows of a norm above 4.
 #pragma once
+#include "../../core/cuda/teams.cuh"
 #include "given.cuh"
 
 namespace fastparam::cuda {
@@ -201,19 +202,6 @@ struct Member {
       }
   }
 };
-
-// The blocks of the team wait for each other, for the `round`-th time, counted from 1.
-__device__ __forceinline__ void team_barrier(unsigned* arrived, unsigned round, unsigned size) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(arrived, 1u);
-    while (static_cast<int>(*static_cast<volatile unsigned*>(arrived) - round * size) < 0) {
-    }
-    __threadfence();
-  }
-  __syncthreads();
-}
 
 template <class T>
 __global__ void __launch_bounds__(kBlock, 2) repeat_pivoted(const Repeat<T> r) {

@@ -18,7 +18,7 @@
 #include <utility>
 #include <vector>
 
-#define FASTPARAM_INLINE inline __attribute__((always_inline))
+#include "../inline.h"
 
 namespace at {
 TORCH_API std::string get_cpu_capability();  // declared in ATen/Version.h, which includes most of ATen

@@ -5,9 +5,12 @@
 namespace fastparam::cuda {
 
 constexpr int kBlock = 256;  // the largest number of threads per block
+constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a < b ? b : a; }
+constexpr int ceil_pow2(int n) { return n <= 1 ? 1 : 2 * ceil_pow2((n + 1) / 2); }
+constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 // Numbers as unsigned integers of the same size: moved numbers are copied bit for bit, the sign is flipped
 // by xor, and only sums are computed.
@@ -101,6 +104,36 @@ __device__ __forceinline__ void store_global(T* p, const Pack<T, V>& x) {
   }
 #endif
   store<V>(p, x);
+}
+
+template <class A>
+__device__ __forceinline__ bool is_finite(A x) {
+  return x - x == A(0);
+}
+
+// Four neighbours, moved in accesses of 16 bytes.
+template <class A>
+struct alignas(16) Four {
+  A v[4];
+};
+template <class A>
+__device__ __forceinline__ Four<A> load4(const A* p) {
+  return *reinterpret_cast<const Four<A>*>(p);
+}
+template <class A>
+__device__ __forceinline__ void store4(A* p, const Four<A>& x) {
+  *reinterpret_cast<Four<A>*>(p) = x;
+}
+
+// The block's dynamic shared memory.
+template <class A>
+__device__ __forceinline__ A* dynamic_shared() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(16) unsigned char memory[];
+  return reinterpret_cast<A*>(memory);
+#else
+  return reinterpret_cast<A*>(simt::machine.dynamic);
+#endif
 }
 
 }  // namespace fastparam::cuda

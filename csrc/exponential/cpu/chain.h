@@ -2,7 +2,7 @@
 // large.
 #pragma once
 
-#include "recurrence.h"
+#include "../recurrence.h"
 #include "steps.h"
 
 namespace fastparam::cpu {

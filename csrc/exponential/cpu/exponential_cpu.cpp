@@ -9,8 +9,6 @@
 namespace fastparam {
 namespace {
 
-using cpu::Structure;
-
 // X and the direction G, which exp itself has not.
 Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
   Tensor out = at::detail::empty_cpu(X.sizes(), X.options());
@@ -25,22 +23,8 @@ Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
   return out;
 }
 
-Tensor matrix_exp(const Tensor& A) { return run(A, nullptr, Structure::general, false); }
-Tensor exp_frechet(const Tensor& A, const Tensor& E) { return run(A, &E, Structure::general, false); }
-Tensor skew_exp(const Tensor& X, bool lower) { return run(X, nullptr, Structure::skew, lower); }
-Tensor skew_exp_backward(const Tensor& G, const Tensor& X, bool lower) {
-  return run(X, &G, Structure::skew, lower);
-}
-Tensor symmetric_exp(const Tensor& X, bool lower) { return run(X, nullptr, Structure::symmetric, lower); }
-Tensor symmetric_exp_backward(const Tensor& G, const Tensor& X, bool lower) {
-  return run(X, &G, Structure::symmetric, lower);
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fastparam, CPU, m) {
-  register_exponential<matrix_exp, exp_frechet, skew_exp, skew_exp_backward, symmetric_exp,
-                       symmetric_exp_backward>(m);
-}
+TORCH_LIBRARY_IMPL(fastparam, CPU, m) { register_exponential<run>(m); }
 
 }  // namespace fastparam

@@ -3,7 +3,7 @@
 
 #include "../../core/cpu/dense/lane_masks.h"
 #include "../../core/cpu/dense/lanes.h"
-#include "recurrence.h"
+#include "../recurrence.h"
 
 namespace fastparam::cpu {
 

@@ -9,7 +9,7 @@
 #include "../../core/cpu/dense/lane_masks.h"
 #include "../../core/cpu/dense/product.h"
 #include "../../core/cpu/dense/threads.h"
-#include "recurrence.h"
+#include "../recurrence.h"
 
 namespace fastparam::cpu {
 

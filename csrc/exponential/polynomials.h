@@ -2,7 +2,7 @@
 // products.
 #pragma once
 
-namespace fastparam::cpu {
+namespace fastparam {
 
 // What is known of a matrix: symmetric ones have real spectra, skew ones imaginary.
 enum class Structure { general, symmetric, skew };
@@ -164,4 +164,4 @@ inline const Polynomials<double>& polynomials(Structure structure, double) {
                                              : kGeneralDouble;
 }
 
-}  // namespace fastparam::cpu
+}  // namespace fastparam

@@ -6,10 +6,10 @@
 #include <cmath>
 #include <initializer_list>
 
-#include "../../core/cpu/simd.h"
+#include "../core/inline.h"
 #include "polynomials.h"
 
-namespace fastparam::cpu {
+namespace fastparam {
 
 constexpr int kMatrices = 8;  // of a recurrence, and as many derivatives
 // Powers are taken of matrices whose entries are below 2^4.
@@ -152,4 +152,4 @@ class Recurrence {
   }
 };
 
-}  // namespace fastparam::cpu
+}  // namespace fastparam
