@@ -16,7 +16,7 @@ constexpr int kMatrices = 8;  // of a recurrence, and as many derivatives
 constexpr int kLargestExponent = 4;
 // Squaring doubles what an orthogonal matrix lacks. kHarmless squarings do no harm; where there are more, a
 // step of Newton and Schulz follows every kPolished of them, and the last.
-constexpr int kHarmless = 7, kPolished = 4;
+constexpr int kHarmless = 6, kPolished = 4;
 constexpr int kMostTerms = 6;  // of a sum
 
 struct Matrix {

@@ -101,6 +101,15 @@ def test_orthogonal_for_every_finite_matrix(n, dtype):
         assert defect(skew_exp(X)) <= (4e-5 if dtype == torch.float32 else 3e-13), power
 
 
+@DTYPES
+@pytest.mark.parametrize("n", [5, 8, 48, 200])
+def test_orthogonal_with_as_many_squarings_as_go_unpolished(n, dtype):
+    """Squaring doubles the defect, until there are so many squarings that it is polished."""
+    for norm in (80.0, 100.0, 127.0, 150.0, 164.0, 200.0, 254.0, 290.0, 310.0, 328.0):
+        Q = skew_exp(scaled(gaussian(n), norm).to(dtype))
+        assert defect(Q) <= (4e-5 if dtype == torch.float32 else 3e-13), norm
+
+
 @every_family
 def test_families_of_skew_matrices(family):
     for n in (9, 40):
