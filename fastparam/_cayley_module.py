@@ -210,7 +210,8 @@ class SkewCayley(_CayleyMap):
         check_matrices(self.op, X, argument)
         if X.shape[-2] % self.blocks:
             raise ValueError(
-                f"{self.op}: expected {argument} of shape (..., {self.blocks} n, k), got {tuple(X.shape)}"
+                f"{self.op}: expected {argument} of shape (..., {self.blocks} n, k) for "
+                f"blocks={self.blocks}, got {tuple(X.shape)}"
             )
         # torch does not split a dimension whose shards are not whole blocks.
         *batch, rows, columns = X.shape

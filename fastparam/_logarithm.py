@@ -144,9 +144,8 @@ def symmetric_logarithm(op: str, P: Tensor) -> Tensor:
     if has_no_data(P):
         return precise
     if not is_symmetric(P):
-        raise NotPositiveDefiniteError(
-            f"{op}: expected a symmetric matrix, got one with max |P - P^T| = {asymmetry(precise):.2g}"
-        )
+        found = f"max |P - P^T| = {asymmetry(precise):.2g}" if precise.isfinite().all() else "nan or inf"
+        raise NotPositiveDefiniteError(f"{op}: expected a symmetric matrix, got one with {found}")
     values, V = torch.linalg.eigh((precise + precise.mH) / 2)
     smallest = float(values.amin())
     if not smallest > 0:

@@ -52,9 +52,8 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
         if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
             return nearest_orthogonal(precise)
     which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
-    raise NotOrthogonalError(
-        f"{op}: expected a matrix with orthonormal {which}, got one with max |Q^T Q - I| = {error:.2g}"
-    )
+    found = f"max |Q^T Q - I| = {error:.2g}" if precise.isfinite().all() else "nan or inf"
+    raise NotOrthogonalError(f"{op}: expected a matrix with orthonormal {which}, got one with {found}")
 
 
 def orthogonality_defect(Q: Tensor) -> float:

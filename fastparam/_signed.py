@@ -45,7 +45,7 @@ class Signed(nn.Module):
             if signs.shape != shape:
                 raise ValueError(
                     f"{self.op}: expected Q to have signs of shape {tuple(signs.shape)}, as the weight has, "
-                    f"got {shape}"
+                    f"got {shape}; an instance belongs to one weight, and another one needs its own"
                 )
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
                 if theirs != ours:

@@ -113,9 +113,9 @@ def failing():
         ),
         "nan": (
             nan,
-            r"expected a matrix with orthonormal rows and columns, got one with max \|Q\^T Q - I\| = nan$",
+            r"expected a matrix with orthonormal rows and columns, got one with nan or inf$",
         ),
-        "inf": (torch.full((4, 4), float("inf")), r"= (nan|inf)$"),
+        "inf": (torch.full((4, 4), float("inf")), r"got one with nan or inf$"),
     }
 
 
@@ -193,8 +193,8 @@ def test_other_arguments_of_modules():
             SkewCayley(blocks=blocks)
     three = SkewCayley(blocks=3)
     for f, argument in ((three, "X"), (three.right_inverse, "Q")):
-        for shape, word in (((7, 4), "3 n, k"), ((3,), "n, k")):
-            sentence = f"SkewCayley: expected {argument} of shape (..., {word}), got {shape}"
+        for shape, words in (((7, 4), "3 n, k) for blocks=3"), ((3,), "n, k)")):
+            sentence = f"SkewCayley: expected {argument} of shape (..., {words}, got {shape}"
             with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
                 f(torch.zeros(shape))
     for made in (SkewCayley(), CayleyMap(), Skew(), fastparam.Symmetric()):
