@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "../../core/cpu/dense/lane_masks.h"
 #include "../../core/cpu/dense/product.h"
 #include "../../core/cpu/dense/threads.h"
 #include "../../core/cpu/dense/widen.h"
@@ -18,9 +19,10 @@ struct HouseholderCall {
   int64_t n, k, batch;
 };
 
-// In float32 a matrix with a larger column of tril(X, -1), by the sum of its squares, is computed in double:
-// long columns that are nearly equal lose digits. The vectors of a QR decomposition have 1 at most.
-constexpr double kLongestSquares = 16;
+// A float32 matrix whose reflections have nearly parallel vectors loses digits and is computed in float64:
+// one whose squared cosines between vectors, added up, are above this many per column. Of square Gaussian
+// matrices it is half a square per column.
+constexpr float kMostParallel = 4;
 
 // x <- U^-1 x of an upper triangular x, or U^-T x of any where Transposed: of U the upper triangle is read. x
 // has whole vectors of columns.
@@ -92,10 +94,6 @@ class Compact {
       std::fill_n(A_ + i * stride_ + given, width_ - given, T(0));
     }
     times_lower<true>(A_, A_, U_, n_, true);
-    T longest = 0;
-    for (int64_t i = 0; i < k_; ++i) longest = std::max(longest, U_[i * (stride_ + 1)]);
-    if (std::is_same_v<T, float> && longest > static_cast<T>(kLongestSquares)) return false;
-
     turn(A_, W_);
     for (int64_t i = 0; i < k_; ++i) {
       T* const u = U_ + i * stride_;
@@ -103,12 +101,30 @@ class Compact {
       u[i] = (u[i] + 1) / 2;
       W_[i * (stride_ + 1)] = 1;
     }
+    if (std::is_same_v<T, float> && !(parallel() <= kMostParallel * k_)) return false;
     run_at<Bytes, SolveBody<T, false>>(static_cast<const T*>(U_), W_, stride_, k_, width_);
     G ? gradient(G, out) : value(out);
     return true;
   }
 
  private:
+  // The sum of the squared cosines between the vectors.
+  FASTPARAM_INLINE T parallel() const {
+    T* const inverse = Y_;  // of the squares of the vectors
+    for (int64_t i = 0; i < k_; ++i) inverse[i] = 1 / (2 * U_[i * (stride_ + 1)]);
+    T sum = 0;
+    for (int64_t i = 0; i + 1 < k_; ++i) {
+      V row{};
+      for (int64_t j = (i + 1) / W * W; j < width_; j += W) {
+        const V u = load<V>(U_ + i * stride_ + j);
+        row += only(u * u * load<V>(inverse + j), first_lanes<T, W>(k_ - j) & ~first_lanes<T, W>(i + 1 - j));
+      }
+      T of_row = 0;
+      for (int l = 0; l < W; ++l) of_row += row[l];
+      sum += of_row * inverse[i];
+    }
+    return sum;
+  }
   // O = A B, or with `add` O + A B: the rows [begin, end) and columns [j, last) of O, of the terms [first,
   // past) of their sums.
   template <bool Transposed>
