@@ -55,14 +55,16 @@ def fold(model: M) -> M:
             foreign = [type(made) for made in applied if type(made).__module__.split(".")[0] != __package__]
             if foreign:
                 cls, place = foreign[0], f"{path}.{name}".removeprefix(".")
-                left.append(f"'{place}' (parametrized by {cls.__module__}.{cls.__qualname__})")
+                left.append(
+                    f"'{place}' is left as it is, because its parametrization "
+                    f"({cls.__module__}.{cls.__qualname__}) is not from {__package__}"
+                )
                 continue
             places.append((module, name))
             if applied not in values:
                 values[applied] = _value(applied)
     if left:
-        names = ", ".join(left)
-        warnings.warn(f"fold: left unchanged, because only fastparam is folded: {names}", stacklevel=2)
+        warnings.warn(f"fold: {'; '.join(left)}", stacklevel=2)
     for module, name in places:
         value = values[module.parametrizations[name]]
         own_class(module)  # of deep copies, from which the name is removed for this one alone

@@ -72,9 +72,10 @@ def test_what_is_not_of_this_package_is_left_and_named():
     with pytest.warns(UserWarning) as shown:
         fastparam.fold(model)
     assert str(shown[0].message) == (
-        "fold: left unchanged, because only fastparam is folded: "
-        f"'0.weight' (parametrized by {__name__}.{Foreign.__qualname__}), "
-        "'1.weight' (parametrized by torch.nn.utils.parametrizations._Orthogonal)"
+        "fold: '0.weight' is left as it is, because its parametrization "
+        f"({__name__}.{Foreign.__qualname__}) is not from fastparam; "
+        "'1.weight' is left as it is, because its parametrization "
+        "(torch.nn.utils.parametrizations._Orthogonal) is not from fastparam"
     )
     assert shown[0].filename == __file__
     assert [parametrize.is_parametrized(layer) for layer in model] == [True, True, False]
@@ -83,7 +84,7 @@ def test_what_is_not_of_this_package_is_left_and_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fastparam.fold(nn.Linear(3, 3))
-        with pytest.raises(UserWarning, match=r"^fold: left unchanged, .*: 'bias' "):
+        with pytest.raises(UserWarning, match=r"^fold: 'bias' is left as it is, "):
             fastparam.fold(layer)
     assert parametrize.is_parametrized(layer, "weight"), "a warning that is an error comes before any change"
 
