@@ -1,6 +1,6 @@
-"""Trains a GRU whose three recurrent kernels are orthogonal on handwritten digits, row by row.
+"""Trains a GRU whose three recurrent weights are orthogonal on handwritten digits, row by row.
 
-``torch.nn.GRU`` stores the kernels of its gates in one tensor, ``weight_hh_l0`` of shape (3n, n).
+``torch.nn.GRU`` stores the weights of its gates in one tensor, ``weight_hh_l0`` of shape (3n, n).
 ``fastparam.SkewCayley(blocks=3)`` makes each of them orthogonal. The same model in plain torch is trained
 side by side with it. Both start from the same weights and see the same batches, so their loss curves agree up
 to rounding. The steps take turns, and the medians of their times are printed.

@@ -36,7 +36,7 @@ class CayleyMap(_CayleyMap):
     .. math:: Q = (I + \alpha A)^{-1} (I - \alpha A) D
 
     This is a drop-in for ``CayleyMap`` of the PyTorch parametrizations tutorial. The values are the same, and
-    a ``state_dict`` loads in both directions.
+    with ``n`` a ``state_dict`` loads in both directions.
 
     Args:
         n: order of the matrices. If it is given, the module has the tutorial's identity matrix as a buffer
@@ -123,7 +123,7 @@ class SkewCayley(_CayleyMap):
     if the weight is wide), in the dtype of the weight. A negative entry counts as -1, and every other entry
     as 1. All signs are 1 until a matrix is assigned that needs others.
 
-    Recurrent layers keep the kernels of their gates in one tensor. With ``blocks``, the tensor is split into
+    Recurrent layers keep the weights of their gates in one tensor. With ``blocks``, the tensor is split into
     that many blocks of rows, and each block is mapped by itself.
 
     Args:

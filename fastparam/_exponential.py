@@ -145,7 +145,7 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
     matrix is made if n is above 96 and k is at most 0.3 n (in double precision 0.4 n). With the matrix Z =
     [[A1, -B^H B / b], [b I, 0]] of order 2k and any positive b, Q is then the upper left block of exp(Z)
     above B times its lower left block, divided by b. This is computed in double precision, and the result is
-    orthonormal to norms of 1e8. Square matrices are handled by :func:`skew_exp`. The function is made of
+    orthonormal up to norms of 1e8. Square matrices are handled by :func:`skew_exp`. The function is made of
     differentiable operations.
 
     Args:

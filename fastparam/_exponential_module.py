@@ -26,8 +26,10 @@ class MatrixExponential(nn.Module):
     .. math:: \exp(X) = \sum_{i \ge 0} X^i / i!
 
     It is registered after :class:`Skew` or :class:`Symmetric`; :class:`SkewExponential` and
-    :class:`PositiveDefinite` are the two in one. An orthogonal matrix of determinant 1, or a positive
-    definite one, can be assigned.
+    :class:`PositiveDefinite` are the two in one. After :class:`Skew`, assign only orthogonal matrices of
+    determinant 1, and after :class:`Symmetric` only positive definite ones. The module cannot see which
+    module precedes it and does not check this: a matrix of the other kind is projected without an error.
+    :class:`SkewExponential` and :class:`PositiveDefinite` check every assigned matrix.
 
     Source: ``MatrixExponential`` of the PyTorch parametrizations tutorial, with the same values and the same
     ``state_dict``.
@@ -46,8 +48,8 @@ class MatrixExponential(nn.Module):
 
     def right_inverse(self, Y: Tensor) -> Tensor:
         """Returns the principal logarithm of ``Y``. It is skew-symmetric if ``Y`` is orthogonal of
-        determinant 1, and symmetric if ``Y`` is positive definite. After :class:`Skew` only the first kind
-        can be assigned, and after :class:`Symmetric` only the second.
+        determinant 1, and symmetric if ``Y`` is positive definite. After :class:`Skew`, assign only the first
+        kind, and after :class:`Symmetric` only the second; the other kind is projected by the module before.
 
         Raises:
             NotOrthogonalError: If ``Y`` is neither symmetric nor orthogonal, or has the determinant -1.

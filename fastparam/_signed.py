@@ -24,7 +24,9 @@ class Signed(nn.Module):
         self.register_buffer("signs", None)
 
     def reset_parameters(self) -> None:
-        """Makes all signs positive. Deferred initialization (the meta device, then ``to_empty``) calls it."""
+        """Makes all signs positive. ``to_empty`` does not call it: after deferred initialization on the meta
+        device, you or FSDP call it.
+        """
         if self.signs is not None:
             with torch.no_grad():
                 self.signs.fill_(1)
