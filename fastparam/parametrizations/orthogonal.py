@@ -284,8 +284,10 @@ def orthogonal(
         orthogonal_map: ``"matrix_exp"``, ``"cayley"`` or ``"householder"``. None stands for ``"matrix_exp"``
             if the tensor is square or complex, and for ``"householder"`` otherwise.
         use_trivialization: whether to parametrize around a matrix :math:`Q_0`, the buffer ``base``. It is
-            made of the tensor that is there, or of the one that was assigned last. Without trivialization
-            :math:`Q_0 = I`, and no n x n matrix is made for an n x k tensor.
+            made of the tensor that is there, or of the one that was assigned last. A matrix that is not
+            orthogonal is orthogonalized first, as torch does; ``"householder"`` does so without
+            trivialization too. Without trivialization :math:`Q_0 = I`, and no n x n matrix is made for an
+            n x k tensor.
 
     Raises:
         ValueError: If the module has no such tensor, if it has fewer than two dimensions, if
