@@ -1,9 +1,9 @@
-// exp(A) = I + A + A^2 / 2 + ... Its derivative at A along E is L(A, E), an op of its own, and L(A^H, .) is
-// the adjoint of L(A, .). That of a triangle of X mirrored to A = K(X):
+// exp(A) = I + A + A^2 / 2 + ... Its derivative at A along E is L(A, E), which is an op, too. The adjoint of
+// L(A, .) is L(A^H, .). If A = K(X) is a mirrored triangle of X, the derivatives are
 //   tangent   L(A, K(dX))
 //   gradient  K*(L(A^H, G)), the backward op (G, X)
-// The derivative of L itself, L2(A; E, F) along F, is a block of L([[A, E], [0, A]], [[F, 0], [0, F]]): with
-// it derivatives of every order exist. Source: Higham, Functions of Matrices (2008), chapters 3 and 10.
+// The derivative L2(A; E, F) of L along F is a block of L([[A, E], [0, A]], [[F, 0], [0, F]]), so derivatives
+// of every order exist. Source: Higham, Functions of Matrices (2008), chapters 3 and 10.
 #include "exponential.h"
 
 #include <ATen/ATen.h>

@@ -1,5 +1,4 @@
-// The matrix exponential, of whole matrices and of triangles that are mirrored: shape rules and ATen
-// expressions.
+// The matrix exponential of whole matrices and of mirrored triangles: shape rules and ATen expressions.
 #pragma once
 
 #include "../core/expression.h"
@@ -25,9 +24,9 @@ inline void check_symmetric_exp_backward(const Tensor& G, const Tensor& X, bool)
 
 namespace expression {
 
-// The linear map from the parameter to A, and its adjoint, differentiable, on any device.
+// The linear map from the parameter to A, and its adjoint. Both are differentiable and run on any device.
 struct OfSkew {
-  static Tensor expand(const Tensor& X, bool lower);  // of a triangle T (complex: with its diagonal) T - T^H
+  static Tensor expand(const Tensor& X, bool lower);  // T - T^H of the triangle T (complex: with diagonal)
   static Tensor collapse(const Tensor& G, bool lower);
 };
 struct OfSymmetric {

@@ -1,4 +1,4 @@
-// The exponentials in ATen operations and, through the dispatcher, the maps of triangles.
+// The exponentials in ATen operations. The maps of triangles are called through the dispatcher.
 #include "exponential.h"
 
 #include <ATen/ATen.h>
@@ -25,9 +25,9 @@ Tensor OfSymmetric::collapse(const Tensor& G, bool lower) { return SymmetricAdjo
 
 namespace {
 
-// exp(A): the Taylor polynomial of degree 16 of A / 2^s, four terms at a time, squared where a matrix is
-// to be. The host asks once how often: torch's own, which asks too, loses digits, in double some 40 times
-// these.
+// exp(A) is the Taylor polynomial of degree 16 of A / 2^s, by four terms at a time, squared as often as each
+// matrix needs. The host reads the largest number of squarings once. torch.matrix_exp synchronizes, too, and
+// loses digits: its error in double is about 40 times as large.
 Tensor by_squaring(const Tensor& A) {
   const Tensor norm = A.abs().sum(-1, /*keepdim=*/true).amax(-2, /*keepdim=*/true);
   const Tensor squarings = norm.log2().ceil().add(1).clamp_min(0);
@@ -48,8 +48,8 @@ Tensor by_squaring(const Tensor& A) {
   return P;
 }
 
-// exp [[A, E], [0, A]] has the derivative in its upper right block. A power of two makes E small, which
-// leaves the norm of the block, and so how often it is squared, to A.
+// The derivative is the upper right block of exp [[A, E], [0, A]]. E is scaled by a power of two to be small,
+// so that only A determines the norm of the block matrix, and how often it is squared.
 constexpr int kSmall = 20;
 Tensor frechet(const Tensor& A, const Tensor& E) {
   if (A.numel() == 0) return E;
@@ -58,7 +58,7 @@ Tensor frechet(const Tensor& A, const Tensor& E) {
   const Tensor small = at::ldexp(E, -(exponents + kSmall));
   const Tensor left = at::cat({A, at::zeros_like(A)}, -2), right = at::cat({small, A}, -2);
   const Tensor P = by_squaring(at::cat({left, right}, -1));
-  // In two steps, of which neither factor overflows.
+  // In two steps, so that neither factor overflows.
   return at::ldexp(P.narrow(-2, 0, n).narrow(-1, n, n) * std::ldexp(1.0, kSmall + 1), exponents - 1);
 }
 

@@ -1,19 +1,23 @@
-// Polynomials that have exp(x) - 1 to rounding on the spectra that a structure allows, in the fewest
-// products.
+// Polynomials that equal exp(x) - 1 up to rounding on the spectra that a structure allows, and need the
+// fewest products.
 #pragma once
 
 namespace fastparam {
 
-// What is known of a matrix: symmetric ones have real spectra, skew ones imaginary.
+// The structure of a matrix. The spectrum of a symmetric matrix is real, and that of a skew matrix is
+// imaginary.
 enum class Structure { general, symmetric, skew };
 
-// With powers of A of norm up to theta:
-//   degree 8, {x1, x2, x4, x5, x6, x7, y}: A4 = A2 (x1 A + x2 A2), D = (A4 + 2/3 A2) (x4 I + x5 A + x6 A2 +
-//   x7 A4) + y A2 + A degree 12, four rows q_i of {I, A, A2, A3}: B = q3 q3 + q2, D = (q1 + B) B + q0 degree
-//   18, five rows of {I, A, A2, A3, A6}: B = q0 q4 + q3, D = (q2 + B) B + q1
-// The scheme of degree 8 is that of Sastre (2018), those of 12 and 18 of Bader, Blanes and Casas (2019). The
-// coefficients are Taylor's for general matrices; for others those of the near-minimax polynomial on the real
-// or the imaginary segment, whose theta is larger.
+// The schemes, for powers of A of norm up to theta:
+//   degree 8, coefficients {x1, x2, x4, x5, x6, x7, y}:
+//     A4 = A2 (x1 A + x2 A2), D = (A4 + 2/3 A2) (x4 I + x5 A + x6 A2 + x7 A4) + y A2 + A
+//   degree 12, four rows q_i of coefficients of {I, A, A2, A3}:
+//     B = q3 q3 + q2, D = (q1 + B) B + q0
+//   degree 18, five rows q_i of coefficients of {I, A, A2, A3, A6}:
+//     B = q0 q4 + q3, D = (q2 + B) B + q1
+// The scheme of degree 8 is from Sastre (2018), and those of degrees 12 and 18 are from Bader, Blanes and
+// Casas (2019). General matrices use the coefficients of the Taylor polynomial. Other structures use those of
+// the near-minimax polynomial on a real or an imaginary segment, which allows a larger theta.
 template <class T>
 struct Polynomials;
 

@@ -1,4 +1,4 @@
-// Registers the exponentials on a device: by its kernels, or where there are none by their expressions.
+// Registers the exponentials on a device: its kernels or, if it has none, the expressions.
 #pragma once
 
 #include <torch/library.h>
@@ -23,7 +23,7 @@ void register_expressions_or(torch::Library& m) {
       &Dispatch<check_symmetric_exp_backward, expression::symmetric_exp_backward, symmetric_backward>::run);
 }
 
-// The kernels of a device: run(X, G, structure, lower), with the direction G, which exp itself has not.
+// The kernels of a device, from run(X, G, structure, lower). G is the direction, or null for exp itself.
 template <auto run>
 struct Exponentials {
   static Tensor whole(const Tensor& A) { return run(A, nullptr, Structure::general, false); }

@@ -1,4 +1,4 @@
-// Batches of matrices: which path serves them, and what is read and written.
+// Batches of matrices: chooses the path, and reads and writes the matrices.
 #pragma once
 
 #include "../../core/cpu/dense/widen.h"
@@ -8,8 +8,9 @@
 
 namespace fastparam::cpu {
 
-// The exponential of A; or, given a direction G, its derivative at A along G. A is X (general), or one
-// triangle of X mirrored, and then the derivative is taken at A^T and becomes the gradient of that triangle.
+// A call for the exponential of A or, with a direction G, for its derivative at A along G. A is X (general)
+// or one triangle of X, mirrored. In the second case the derivative is taken at A^T, and becomes the gradient
+// of the triangle.
 template <class T>
 struct Exponential {
   const T *X, *G;
@@ -66,7 +67,7 @@ class OfMatrix {
   void write(const T* L, In* to) const {
     for (int64_t i = 0; i < n_; ++i) std::copy_n(L + i * stride_, n_, to + i * n_);
   }
-  // The adjoint of mirroring: an entry of the triangle takes its own gradient and that of its image.
+  // The adjoint of mirroring: adds the gradient of the mirror image, with its sign, to that of an entry.
   void write_triangle(const T* L, const T* images, In* to) const {
     const bool skew = call_.structure == Structure::skew;
     const T sign = skew ? -1 : 1;
@@ -126,8 +127,8 @@ void run_lanes(const Exponential<T>& call) {
   }
 }
 
-// Up to here lanes are faster in full batches. Which path serves a matrix depends on order, type and level
-// alone.
+// Up to this order, lanes are faster in full batches. The choice of the path depends only on the order, the
+// type and the level.
 inline int64_t largest_exponential_by_lanes(int64_t lanes) {
   return lanes == 16 ? 16 : lanes == 8 ? 13 : lanes == 4 ? 12 : 8;
 }

@@ -1,5 +1,5 @@
-// One matrix, padded: its sums and products at the CPU's level, by strips that threads share where it is
-// large.
+// One padded matrix at a time. Its sums and products run at the CPU's level, by strips that threads share if
+// the matrix is large.
 #pragma once
 
 #include "../recurrence.h"
@@ -7,7 +7,7 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kHalfOrder = 33;  // from this order on products of known symmetry are made by halves
+constexpr int64_t kHalfOrder = 33;  // from this order on, products of known symmetry are computed by halves
 
 template <class T>
 class Chain : Recurrence<Chain<T>, T> {
@@ -33,11 +33,12 @@ class Chain : Recurrence<Chain<T>, T> {
   void transpose(Matrix M, Matrix O) const { transpose(at(M), at(O), T(1)); }
   void mirror(Matrix O, T sign) const { transpose(at(O), at(O), sign); }
 
-  // Of A = value(0) and E = derivative(0), whose columns beyond n are zero. Returns i: value(i) is exp(A),
-  // derivative(i) the derivative along E.
+  // Computes exp(A) of A = value(0), and the derivative along E = derivative(0). Their columns beyond n are
+  // zero. Returns i such that value(i) is exp(A), and derivative(i) is the derivative.
   int run() const {
     const T squares = squares_of(0);
-    // An entry that is large, or not finite, has a large square: few matrices are to be looked at.
+    // An entry that is large or not finite has a large square, so few matrices are searched for their largest
+    // entry.
     constexpr T kLarge = 1 << (2 * kLargestExponent);
     const T largest = squares < kLarge ? 0 : largest_of(order_, at(value(0)));
     if (std::isnan(largest)) {
@@ -87,8 +88,8 @@ class Chain : Recurrence<Chain<T>, T> {
     run_simd<SquaresBody<T>>(&order_, static_cast<const T*>(at(value(i))), &squares);
     return squares;
   }
-  // A bound of the 2-norm of A from the squares of a power: the singular values of a skew matrix come in
-  // pairs.
+  // A bound of the 2-norm of A from the sum of squares of one of its powers. The singular values of a skew
+  // matrix come in pairs.
   T bound(T squares, int power) const {
     const T norm = std::sqrt(structure_ == Structure::skew ? squares / 2 : squares);
     return power == 1   ? norm
@@ -98,14 +99,14 @@ class Chain : Recurrence<Chain<T>, T> {
   }
   T bound_of(int i, int power) const { return bound(squares_of(i), power); }
 
-  // What A -> A / 2^s makes of a power of A. E stays: it stands for E / 2^s.
+  // Changes value(i) from a power of A to that of A / 2^s. E is not scaled: it stands for E / 2^s.
   void scale(int i, int power, int s) const {
     if (s == 0) return;
     make(value(i), {{std::ldexp(T(1), -power * s), i}}, {}, false);
     if (dual_ && power > 1) make(derivative(i), {{std::ldexp(T(1), -(power - 1) * s), i}}, {}, false);
   }
 
-  // The fewest products, by a bound of the norm. Returns s.
+  // Evaluates the polynomial with the fewest products that a bound of the norm allows. Returns s.
   int polynomial(T squares, T largest) const {
     const auto& known_polynomials = polynomials(structure_, T());
     const int before = largest > 0 ? std::max(0, std::ilogb(largest) + 1 - kLargestExponent) : 0;

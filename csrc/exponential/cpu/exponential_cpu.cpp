@@ -9,7 +9,7 @@
 namespace fastparam {
 namespace {
 
-// X and the direction G, which exp itself has not.
+// The exponential or, with a direction G, its derivative.
 Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
   Tensor out = at::detail::empty_cpu(X.sizes(), X.options());
   if (out.numel() == 0) return out;

@@ -1,4 +1,4 @@
-// Tiny matrices, as many side by side as a vector has lanes, each squared as often as it needs.
+// Tiny matrices, one per lane of a vector, each squared as often as it needs.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
@@ -9,7 +9,7 @@ namespace fastparam::cpu {
 
 template <class T, int Bytes>
 class LaneChain;
-// A sum and products, out of line.
+// A sum with products, which is compiled as a separate function.
 template <class T>
 struct LaneSum {
   template <int Bytes>
@@ -38,7 +38,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
         Base(structure, with_derivative),
         memory_(static_cast<V*>(memory)) {}
 
-  // The matrices [begin, end) of a batch.
+  // Computes the matrices [begin, end) of a batch.
   FASTPARAM_INLINE void run(const T* X, const T* G, T* out, bool lower, int64_t begin, int64_t end) const {
     const int size = n * n;
     V* const ones = memory_ + 2 * kMatrices * n * stride;
@@ -131,7 +131,8 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     each([&](int e) __attribute__((always_inline)) { sum += at(value(i))[e] * at(value(i))[e]; });
     return structure_ == Structure::skew ? sum * T(0.5) : sum;
   }
-  // How often a norm, whose `power`-th power has these squares, is to be halved until it is at most theta.
+  // The number of halvings after which a norm is at most theta, from the sum of squares of the `power`-th
+  // power.
   static FASTPARAM_INLINE V halvings(const V& squares, T theta, int power) {
     T limit = 1, step = 1;
     for (int p = 0; p < 2 * power; ++p) limit *= theta, step *= 2;
@@ -150,7 +151,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     return power;
   }
 
-  // Entries that are not finite become 0; `poison` is NaN in their lanes, 0 in others.
+  // Sets matrices with entries that are not finite to 0. Returns NaN in their lanes, and 0 in the others.
   FASTPARAM_INLINE V clean(V& largest) const {
     V poison{};
     largest = V{};
@@ -215,7 +216,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     if (structure_ == Structure::skew) this->add_identity(D);
     return {D, poison};
   }
-  // O where the mask is set, else M.
+  // Keeps O in the lanes of the mask, and copies M to O in the others.
   FASTPARAM_INLINE void keep(Matrix O, Matrix M, const Mask& mask) const {
     if (all(mask)) return;
     each([&](int e) __attribute__((always_inline)) { at(O)[e] = either(mask, at(O)[e], at(M)[e]); });
@@ -229,7 +230,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     make(value(D), {{T(1), 0}}, {}, false);
   }
 
-  // What is written: exp, the derivative, or the triangle's gradient.
+  // The matrix to write: exp, the derivative, or the gradient of the triangle.
   FASTPARAM_INLINE Matrix finish(const Result& result, bool lower) const {
     const Matrix O{dual_, result.i};
     V* const x = at(O);

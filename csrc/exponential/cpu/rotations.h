@@ -1,8 +1,8 @@
-// exp of skew matrices of order 2 to 4 in closed form, as many side by side as a vector has lanes. Of order 2
-// it is a rotation; of order 3, with A x = w x x and t = |w|^2, Rodrigues' formula; of order 4, where A is
-// x -> p x + x q for quaternions p and q without real parts, x -> exp(p) x exp(q).
+// exp of skew matrices of order 2 to 4 in closed form, with one matrix per lane of a vector. For order 2 it
+// is a rotation. For order 3, with A x = w x x and t = |w|^2, it is Rodrigues' formula. For order 4, A maps x
+// to p x + x q for quaternions p and q without real parts, and exp(A) maps x to exp(p) x exp(q).
 //
-// Gradients are those of these formulas: no chain is made again.
+// Gradients are derived from these formulas, so no recurrence is repeated.
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
@@ -11,13 +11,14 @@
 
 namespace fastparam::cpu {
 
-// Coefficients of x^2i in alternating series. From t = 1 on closed forms of the others keep their digits.
+// Coefficients of x^2i in alternating series. The chord and the slopes use closed forms from t = 1 on, where
+// these are accurate.
 template <class T>
 struct Series {
   static constexpr int kTerms = sizeof(T) == 4 ? 6 : 9;
-  T sine[kTerms], cosine[kTerms];             // sin x / x and cos x, to x = pi / 4
+  T sine[kTerms], cosine[kTerms];             // sin x / x and cos x, for x up to pi / 4
   T chord[kTerms];                            // (1 - cos x) / x^2
-  T sine_slope[kTerms], chord_slope[kTerms];  // minus twice the derivatives by x^2 of sin x / x and of chord
+  T sine_slope[kTerms], chord_slope[kTerms];  // minus twice the derivatives of sin x / x and chord by x^2
   constexpr Series() : sine(), cosine(), chord(), sine_slope(), chord_slope() {
     double factorial = 1;  // of 2 i
     for (int i = 0; i < kTerms; ++i) {
@@ -30,7 +31,7 @@ struct Series {
       chord_slope[i] = static_cast<T>(even / (factorial * (even + 1) * (even + 2)));
     }
   }
-  // pi / 2 in three parts, whose multiples up to kLargestAngle lose no bit but in the last.
+  // pi / 2 in three parts. The multiples of the first two are exact for angles up to kLargestAngle.
   static constexpr T kHalfPi[] = {sizeof(T) == 4 ? T(0x1.92p+0) : T(0x1.921fb544p+0),
                                   sizeof(T) == 4 ? T(0x1.fb4p-12) : T(0x1.0b4611a6p-34),
                                   sizeof(T) == 4 ? T(0x1.4442d18469899p-24) : T(0x1.3198a2e037073p-69)};
@@ -43,7 +44,8 @@ template <class T, int L>
 struct Angle {
   using V = Vec<T, L>;
   using Mask = MaskOf<T, L>;
-  V cosine, sine, chord, sine_slope, chord_slope;  // sine: by the angle; the slopes are twice derivatives
+  // sine: divided by the angle; slopes: twice the derivatives by the square of the angle
+  V cosine, sine, chord, sine_slope, chord_slope;
 
   static FASTPARAM_INLINE V either(const Mask& mask, const V& a, const V& b) {
     return bit_cast<V>((bit_cast<Mask>(a) & mask) | (bit_cast<Mask>(b) & ~mask));
@@ -55,10 +57,10 @@ struct Angle {
     return sum;
   }
 
-  // Of r from 0 to kLargestAngle.
+  // The cosine and the sine of r, 0 <= r <= kLargestAngle.
   static FASTPARAM_INLINE void cos_sin(const V& r, V& c, V& s) {
     constexpr int kSignBit = 8 * sizeof(T) - 1;
-    constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // a sum with it has no fraction
+    constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // a sum with it is an integer
     const V rounded = r * T(0.63661977236758134308) + kRound, quarters = rounded - kRound;
     const Mask k = bit_cast<Mask>(rounded);
     constexpr auto& part = Series<T>::kHalfPi;
@@ -69,9 +71,9 @@ struct Angle {
     s = bit_cast<V>(bit_cast<Mask>(either(swapped, even, odd)) ^ ((k & 2) << (kSignBit - 1)));
   }
 
-  // Of t, the square of an angle.
+  // `t` is the square of the angle.
   FASTPARAM_INLINE explicit Angle(const V& t) {
-    V r = t + (sizeof(T) == 4 ? T(1e-30) : T(1e-300));  // has a reciprocal
+    V r = t + (sizeof(T) == 4 ? T(1e-30) : T(1e-300));  // not 0, so that 1 / r is finite
     for (int l = 0; l < L; ++l) r[l] = sizeof(T) == 4 ? __builtin_sqrtf(r[l]) : __builtin_sqrt(r[l]);
     cos_sin(r, cosine, sine);
     const V inverse = T(1) / r, inverse2 = inverse * inverse;
@@ -96,8 +98,8 @@ struct Rotation : TinyTriangle<T, N, Bytes> {
     return bit_cast<Mask>(t <= Series<T>::kLargestAngle * Series<T>::kLargestAngle);
   }
 
-  // Each sets Q = exp(A), or with G the gradient g of the entries a of A above the diagonal, and returns
-  // which matrices have angles that it can tell.
+  // Each function sets Q = exp(A) or, with G, the gradient g of the entries a of A above the diagonal. It
+  // returns the lanes in which the angles are small enough.
 
   static FASTPARAM_INLINE Mask order2(const V* a, const V* G, V* Q, V* g) {
     const Mask sign = bit_cast<Mask>(a[0]) & bit_cast<Mask>(T(-0.0) - V{});
@@ -141,13 +143,14 @@ struct Rotation : TinyTriangle<T, N, Bytes> {
     return within(t);
   }
 
-  // Of the basis 1, i, j, k: the product of the r-th and the c-th is sign(r, c) times the (r ^ c)-th.
+  // In the basis 1, i, j, k, the product of elements r and c is sign(r, c) times element r ^ c.
   static constexpr T sign(int r, int c) {
     return r == 0 || c == 0 ? T(1) : r == c ? T(-1) : (c - r + 3) % 3 == 1 ? T(1) : T(-1);
   }
 
   static FASTPARAM_INLINE Mask order4(const V* a, const V* G, V* Q, V* g) {
-    V p[3], q[3];  // A_0i = -(p_i + q_i); A_jk = s (p_i - q_i) where j < k are the others than 0 and i
+    // A_0i = -(p_i + q_i), and A_jk = s (p_i - q_i), where j < k are the indices other than 0 and i
+    V p[3], q[3];
     constexpr int kFirst[] = {2, 1, 1}, kLast[] = {3, 3, 2};
 #pragma GCC unroll 16
     for (int i = 0; i < 3; ++i) {
@@ -198,13 +201,14 @@ struct Rotation : TinyTriangle<T, N, Bytes> {
   }
 };
 
-// The matrices [begin, end). What has larger angles, or is not finite, takes the path of other orders.
+// Computes the matrices [begin, end). A matrix with larger angles, or with an entry that is not finite, takes
+// the path of other orders.
 template <class T, int N>
 struct RotationBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const T* X, const T* G, T* out, int64_t, Structure, bool lower,
                                    void* memory, int64_t begin, int64_t end) {
-    constexpr int kBytes = std::min(Bytes, 32);  // twice as wide, what is kept does not fit the registers
+    constexpr int kBytes = std::min(Bytes, 32);  // with 64 bytes, the values do not fit the registers
     using Path = Rotation<T, N, kBytes>;
     constexpr int L = Path::L, kSize = N * N;
     for (int64_t m = begin; m < end; m += L) {

@@ -1,6 +1,6 @@
-// What the exponential is made of: sums of matrices with a product, transposes, sums of squares; all of
-// padded matrices, whose columns beyond n are zero. Each runs at the CPU's level, its strips among threads
-// where orders are large.
+// The steps of the exponential: sums of matrices with products, transposes, and sums of squares. All matrices
+// are padded, and their columns beyond n are zero. Each step runs at the CPU's level, and threads share its
+// strips if the order is large.
 #pragma once
 
 #include <cmath>
@@ -14,18 +14,18 @@
 namespace fastparam::cpu {
 
 struct Order {
-  int64_t n, width, stride;  // width: whole vectors
+  int64_t n, width, stride;  // width: fills whole vectors
 
   template <class T>
   static Order of(int64_t n) {
     const int64_t lanes = vector_bytes() / sizeof(T), width = (n + lanes - 1) / lanes * lanes;
     return {n, width, width > kStrip ? width + 16 : (width + 15) / 16 * 16};
   }
-  int64_t size() const { return width * stride; }  // rows are filled up as columns are
+  int64_t size() const { return width * stride; }  // rows are padded as columns are
 };
 
-// O = the sum of factor * term, and of products A B. With `half` the result is symmetric, or skew: what lies
-// left of the diagonal's blocks is not made.
+// O = the sum of factor * term, and of the products A B. With `half`, the result is symmetric or skew, and
+// the part to the left of the diagonal blocks is not computed.
 template <class T>
 struct Sum {
   Order order;
@@ -38,8 +38,8 @@ struct Sum {
   bool half;
 };
 
-// The same of matrices whose rows are Stride apart, a constant: rows are addressed from one register, and all
-// that makes an entry is added in its accumulator.
+// The same for matrices whose rows are a constant Stride apart. Rows are addressed from one register, and all
+// terms and products of an entry are added in one accumulator.
 template <class T, int Bytes, int Stride>
 struct SmallSum {
   static constexpr int W = Bytes / sizeof(T), kTile = Bytes == 64 ? 4 : 2;
@@ -117,7 +117,8 @@ struct SumBody {
     const auto [n, width, stride] = sum->order;
     const int64_t strips = strips_of(width);
     for (int64_t task = begin; task < end; ++task) {
-      // Halves grow with the strip: threads, which take neighbours, get a long one with each short one.
+      // With `half`, later strips are longer. A thread has adjacent tasks, so each short strip is next to a
+      // long one.
       const int64_t strip = !sum->half ? task : task % 2 == 0 ? task / 2 : strips - 1 - task / 2;
       const int64_t j = strip * kStrip, last = std::min(j + kStrip, width);
       const int64_t rows = sum->half ? std::min(last, n) : n;
@@ -144,7 +145,7 @@ struct SumBody {
   static FASTPARAM_INLINE void add(const Sum<T>& sum, int64_t rows, int64_t j, int64_t last) {
     constexpr int W = Bytes / sizeof(T);
     using V = Vec<T, W>;
-    // Where one strip has all columns, the rows are one.
+    // If one strip contains all columns, all rows are processed as one.
     const bool dense = last - j == sum.order.stride;
     const int64_t lines = dense ? 1 : rows, length = dense ? rows * sum.order.stride : last - j;
     for (int64_t i = 0; i < lines; ++i)
@@ -169,8 +170,8 @@ void add_up(const Sum<T>& sum) {
   run_tasks<SumBody<T>>(n >= kParallelOrder, strips_of(width), &sum);
 }
 
-// Tiles of W x W: O = the transpose of M; or, where O is M, what lies below the diagonal becomes `sign` times
-// what lies above it.
+// Sets O to `sign` times the transpose of M, by tiles of W x W. If O is M, only the part below the diagonal
+// is written, from the part above it.
 template <class T>
 struct TransposeBody {
   template <int Bytes>
@@ -219,7 +220,7 @@ struct SquaresBody {
   }
 };
 
-// The largest magnitude of the entries; NaN where one is not finite.
+// The largest magnitude of an entry, or NaN if an entry is not finite.
 template <class T>
 T largest_of(const Order& order, const T* M) {
   T largest = 0;

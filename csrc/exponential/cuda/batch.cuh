@@ -1,13 +1,13 @@
-// What the exponential kernels share: what they read and write, and how often a matrix is squared.
+// Code that the exponential kernels share: access to the matrices, and the number of squarings.
 #pragma once
 #include "../../core/cuda/common.cuh"
 #include "program.h"
 
 namespace fastparam::cuda {
 
-// A batch of exponentials; or, given directions G, of derivatives. A is X (general), or one triangle of X
-// mirrored, and then the derivative is taken at A^T and becomes the gradient of that triangle. All dense; X
-// may be given transposed where it is general.
+// A batch of exponentials or, with directions G, of derivatives. A is X (general) or one triangle of X,
+// mirrored. In the second case the derivative is taken at A^T, and becomes the gradient of the triangle. All
+// memory is dense. A general X may be given transposed.
 template <class T>
 struct Batch {
   using A = acc_t<T>;
@@ -24,20 +24,20 @@ struct Batch {
     return (lower ? r > c : r < c) || (r == c && structure == Structure::symmetric);
   }
   __device__ __forceinline__ long long place(int r, int c) const { return static_cast<long long>(r) * n + c; }
-  // (r, c) of A, or of A^T where the derivative is taken there.
+  // Entry (r, c) of A, or of A^T if the derivative is taken there.
   __device__ __forceinline__ A element(const T* x, int r, int c) const {
     const bool given = is_given(r, c);
     if (!given && r == c) return A(0);
     const A a = static_cast<A>(given != transposed ? x[place(r, c)] : x[place(c, r)]);
     return structure == Structure::skew && given == (G != nullptr) ? -a : a;
   }
-  // Of a direction only its symmetric part matters to a symmetric matrix.
+  // For a symmetric matrix, only the symmetric part of a direction matters.
   __device__ __forceinline__ A direction(const T* g, int r, int c) const {
     const A here = static_cast<A>(g[place(r, c)]);
     if (structure != Structure::symmetric) return here;
     return A(0.5) * (here + static_cast<A>(g[place(c, r)]));
   }
-  // What is written at (r, c), given the chain's result there and at (c, r).
+  // The output at (r, c), from the results of the chain at (r, c) and at (c, r).
   __device__ __forceinline__ T result(int r, int c, A here, A there, bool finite) const {
     const bool skew = structure == Structure::skew;
     A value = here;
@@ -52,8 +52,8 @@ struct Batch {
   }
 };
 
-// How often a norm, whose `power`-th power has these squares, is to be halved until it is at most theta. Of
-// what is not finite: never.
+// The number of halvings after which a norm is at most theta, from the sum of squares of the `power`-th
+// power. It is 0 if the sum is not finite.
 template <class A>
 __device__ __forceinline__ int halvings(A squares, A theta, int power) {
   A limit = A(1), step = A(1);
@@ -63,10 +63,10 @@ __device__ __forceinline__ int halvings(A squares, A theta, int power) {
   return count;
 }
 
-// How often A is squared, from the sums of squares of A, A^2, A^3 and, in float64, A^6.
+// The number of squarings, from the sums of squares of A, A^2, A^3 and, in float64, A^6.
 template <class A>
 __device__ __forceinline__ int squarings(const A (&squares)[4], Structure structure, A theta) {
-  // the singular values of a skew matrix come in pairs
+  // The singular values of a skew matrix come in pairs.
   const A share = structure == Structure::skew ? A(0.5) : A(1);
   const int second = halvings(share * squares[1], theta, 2), third = halvings(share * squares[2], theta, 3);
   if (structure == Structure::general) return smaller(halvings(squares[0], theta, 1), larger(second, third));
@@ -74,7 +74,7 @@ __device__ __forceinline__ int squarings(const A (&squares)[4], Structure struct
   if (sizeof(A) == 8) s = smaller(s, halvings(share * squares[3], theta, 6));
   return s;
 }
-// How often A is halved before, so that its entries are below 2^kLargestExponent.
+// The number of halvings of A before its powers, after which its entries are below 2^kLargestExponent.
 template <class A>
 __device__ __forceinline__ int halvings_before(A largest) {
   return largest > A(0) ? larger(0, ilogb(largest) + 1 - kLargestExponent) : 0;

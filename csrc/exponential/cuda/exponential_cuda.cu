@@ -1,4 +1,4 @@
-// The exponentials on CUDA: which kernels take which orders.
+// The exponentials on CUDA: chooses the kernel by the order.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 
@@ -11,12 +11,12 @@ namespace {
 
 using namespace fastparam::cuda;
 
-// X and the direction G, which exp itself has not.
+// The exponential or, with a direction G, its derivative.
 Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
   const c10::cuda::CUDAGuard device(X.device());
   Tensor out = at::empty(X.sizes(), X.options());
   if (out.numel() == 0) return out;
-  // The gradient of matrix_exp is the derivative at A^T.
+  // The gradient of matrix_exp is the derivative at A^T, which is read without a copy.
   const bool transposed = structure == Structure::general && !X.is_contiguous() && X.mT().is_contiguous();
   const Tensor dense_X = (transposed ? X.mT() : X).contiguous(), dense_G = G ? G->contiguous() : Tensor();
   const int64_t n = X.size(-1), count = X.numel() / (n * n);

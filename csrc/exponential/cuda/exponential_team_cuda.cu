@@ -1,4 +1,4 @@
-// The exponential and its derivative of large matrices on CUDA.
+// The exponential of large matrices and its derivative on CUDA.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -7,9 +7,9 @@
 
 namespace fastparam::cuda {
 
-constexpr int64_t kTeamBytes = 64 << 20;  // that teams work in together, if there is more than one
+constexpr int64_t kTeamBytes = 64 << 20;  // work space of all teams, if there is more than one
 
-// To 64 one tile is all there is, and a block needs no other; to 512 tiles of 64 would be few.
+// Up to order 64, one tile is the whole matrix. From 65 to 512, there would be too few tiles of 64.
 template <class F>
 void with_tile(int n, const F& f) {
   if (n > 64 && n <= 512) f(std::integral_constant<int, 32>{});

@@ -1,9 +1,9 @@
-// The exponential for n <= 32 and its derivative: a group of lanes a matrix, all of whose matrices are in
-// shared memory. A lane has a tile of each in registers while a step makes it; both factors of a product are
-// read by rows, four neighbours at a time.
+// The exponential for n <= 32 and its derivative: a group of lanes per matrix, with all matrices of the chain
+// in shared memory. In each step, a lane computes one tile in registers. Both factors of a product are read
+// by rows, four adjacent entries at a time.
 //
-// The groups of a warp take their steps together. One that has squared its matrix often enough goes on
-// without writing, so that nothing of a matrix depends on its neighbours.
+// The groups of a warp execute their steps together. A group that has squared its matrix often enough
+// continues without writing, so a result does not depend on the neighbours of a matrix.
 #pragma once
 #include "batch.cuh"
 
@@ -12,22 +12,22 @@ namespace fastparam::cuda {
 template <class A, int N_>
 struct LanesShape {
   static constexpr int N = N_;
-  static constexpr int kTr = N == 24 ? 3 : smaller(N / 4, 4), kTc = N >= 24 ? 8 : 4;  // a lane's tile
+  static constexpr int kTr = N == 24 ? 3 : smaller(N / 4, 4), kTc = N >= 24 ? 8 : 4;  // the tile of a lane
   // rows y + kY r, columns 4 (x + kX c) .. + 3
   static constexpr int kY = N / kTr, kX = N / kTc;
   static constexpr int kLanes = ceil_pow2(kY * kX);
-  static constexpr int kMatrices = 32 / kLanes;  // a warp
-  static constexpr int kWarps = N == 4 ? 2 : 1;  // a block
+  static constexpr int kMatrices = 32 / kLanes;  // per warp
+  static constexpr int kWarps = N == 4 ? 2 : 1;  // per block
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroups = kWarps * kMatrices;
-  // Eight lanes that read 16 bytes each meet no bank twice.
+  // Eight lanes that read 16 bytes each access different banks.
   static constexpr int kLd = sizeof(A) == 8 || N == 32 ? N + 4 : N;
   static constexpr int kSize = N * kLd;
   static constexpr int kSkip = N == 4 ? 64 / static_cast<int>(sizeof(A)) : 0;
 
   static constexpr int words(bool dual) { return (dual ? 2 : 1) * kPlaces<A> * kSize + kSkip; }
   static constexpr int shared_bytes(bool dual) { return kGroups * words(dual) * static_cast<int>(sizeof(A)); }
-  // Of an SM, as many as have room in 200 KB: bounds the registers.
+  // Blocks per SM, as many as fit into 200 KB. This number bounds the registers.
   static constexpr int kBlocks = larger(1, smaller(16 / kWarps, (200 << 10) / shared_bytes(false)));
 };
 
@@ -42,7 +42,7 @@ struct LanesChain {
       : memory(memory),
         n(n),
         lane(threadIdx.x % S::kLanes),
-        y(lane < S::kY * S::kX ? lane / S::kX : 0),  // idle lanes shadow the first one, and write nothing
+        y(lane < S::kY * S::kX ? lane / S::kX : 0),  // idle lanes repeat the first one, without writing
         x(lane < S::kY * S::kX ? lane % S::kX : 0),
         active(lane < S::kY * S::kX) {}
 
@@ -98,7 +98,7 @@ struct LanesChain {
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           const bool inside =
-              row(r) < n && column(c) + w < n;  // where a product overflows, 0 times it is NaN
+              row(r) < n && column(c) + w < n;  // if a product overflows, 0 times an entry is NaN
           v.v[w] = inside ? acc[r][c + w] + (row(r) == column(c) + w ? step.diagonal : A(0)) : A(0);
         }
         if (active && mine) store4(O + offset(r, c), v);
@@ -112,7 +112,7 @@ struct LanesChain {
 #pragma unroll
       for (int c = 0; c < S::kTc; c += 4) f(offset(r, c));
   }
-  // By a lane alone, in its tile.
+  // Each lane scales its own tile.
   __device__ __forceinline__ void scale(int place, A by) const {
     each([&](int e) {
       Four<A> v = load4(at(place) + e);
@@ -142,8 +142,8 @@ struct LanesChain {
     return value;
   }
 
-  // A to place 0, its direction to the first of the derivatives; returns its largest entry, NaN where one is
-  // not finite.
+  // Reads A to place 0, and its direction to the first place of the derivatives. Returns the largest
+  // magnitude of an entry of A, or NaN if an entry is not finite.
   template <class T>
   __device__ __forceinline__ A read(const Batch<T>& batch, const T* x, const T* g, int order) const {
     A largest = A(0);
@@ -163,7 +163,7 @@ struct LanesChain {
     return (others & (kWholeWarp >> (32 - S::kLanes))) == 0 ? largest : A(NAN);
   }
 
-  // Returns how often A is to be squared, having made of its powers those of A / 2^s.
+  // Replaces the powers of A by those of A / 2^s, and returns s.
   __device__ __forceinline__ int scale_powers(const Program<A>& program) const {
     constexpr int kPowers = sizeof(A) == 8 ? 4 : 3;
     A squares[4];
@@ -180,7 +180,8 @@ struct LanesChain {
     return s;
   }
 
-  // exp(A), of skew A without I, in the place returned; the derivative in as many places further on.
+  // Returns the place of exp(A), or of exp(A) - I if A is skew. The derivative is kPlaces<A> places further
+  // on.
   __device__ __forceinline__ int run(const Program<A>& program, A largest) const {
     int mine = is_finite(largest) ? halvings_before(largest) : 0, most = 0;
     if (mine > 0) scale(0, half_to<A>(mine));
@@ -195,7 +196,7 @@ struct LanesChain {
         take(program.steps[i], turn <= mine && (i < part.end || polishes));
       if (turn >= 0) continue;
       mine += scale_powers(program);
-      most = mine;  // of the warp
+      most = mine;  // the largest in the warp
       for (int bits = 16; bits > 0; bits /= 2) most = larger(most, __shfl_xor_sync(kWholeWarp, most, bits));
     }
     return place_of<A>(value(mine % 2 == 0 ? 4 : 5));

@@ -1,4 +1,4 @@
-// The launches of the exponential kernels; each is compiled in a file of its own.
+// The launches of the exponential kernels. Each is compiled in a separate file.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -7,11 +7,11 @@
 
 namespace fastparam::cuda {
 
-// n <= kWarpOrder. Returns false, having done nothing, where a block of the current device has too little
-// shared memory.
+// For n <= kWarpOrder. Returns false without a launch if a block of the current device has too little shared
+// memory.
 template <class T>
 bool launch_lanes(const Program<acc_t<T>>& program, const Batch<T>& batch);
-// Of any order.
+// For any order.
 template <class T>
 void launch_team(const Program<acc_t<T>>& program, const Batch<T>& batch, const at::TensorOptions& options);
 

@@ -1,34 +1,34 @@
-// A tile of a product by a block: panels of both factors pass through shared memory, the next ones on their
-// way while the block works on these.
+// A tile of a product, computed by a block. Panels of both factors pass through shared memory, and the next
+// panels are loaded while the block works on the current ones.
 #pragma once
 #include "../../core/cuda/common.cuh"
 
 namespace fastparam::cuda {
 
-// A tile of N x N by threads of 4 x 4 each. With panels of that depth each thread brings four neighbours of
-// both.
+// A tile of N x N, with 4 x 4 entries per thread. With panels of depth N / 4, each thread loads four adjacent
+// entries of each factor.
 template <class A, int N_>
 struct TileShape {
   static constexpr int N = N_;
   static constexpr int kSide = N / 4;  // threads along a side
   static constexpr int kThreads = kSide * kSide;
   static constexpr int kDepth = N / 4;
-  static constexpr int kBlocks = 512 / kThreads;  // an SM, by registers
+  static constexpr int kBlocks = 512 / kThreads;  // per SM, by registers
 
-  // Of a block.
+  // The shared memory of a block.
   struct Shared {
     alignas(16) A left[kDepth][N + 4];  // transposed
     alignas(16) A right[kDepth][N];
     A parts[kThreads / 32];
   };
 
-  // Of the thread in a tile.
+  // The position of the thread in a tile.
   static __device__ __forceinline__ int row() { return threadIdx.x / kSide * 4; }
   static __device__ __forceinline__ int column() { return threadIdx.x % kSide * 4; }
 };
 
-// acc += left right, of matrices of that width, a multiple of kDepth; the tile begins at (row, column), and
-// may reach beyond.
+// acc += left right, for matrices of order `width`, a multiple of kDepth. The tile begins at (row, column),
+// and may extend beyond the matrix.
 template <class S, class A>
 __device__ __forceinline__ void multiply(A (&acc)[4][4], const A* left, const A* right, int width, int row,
                                          int column, typename S::Shared& shared) {
@@ -43,7 +43,7 @@ __device__ __forceinline__ void multiply(A (&acc)[4][4], const A* left, const A*
   if (r_exists) r = load4(right);
 #pragma unroll 1
   for (int left_over = width; left_over > 0; left_over -= S::kDepth) {
-    __syncthreads();  // the panels before have been used
+    __syncthreads();  // the previous panels have been used
 #pragma unroll
     for (int u = 0; u < 4; ++u) shared.left[l_k + u][l_row] = l.v[u];
     store4(&shared.right[r_k][x], r);

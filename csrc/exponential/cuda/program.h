@@ -1,14 +1,14 @@
-// The chain of recurrence.h as a list of steps. The host writes it, the kernels follow it: one loop around
-// one product, whatever is computed. Free of torch.
+// The chain of recurrence.h as a list of steps. The host writes the list, and the kernels execute it, so one
+// loop around one product computes everything. This file does not depend on torch.
 #pragma once
 
 #include "../recurrence.h"
 
 namespace fastparam::cuda {
 
-// How many matrices of a chain are kept, each in a place of a work space; as many for derivatives. Number 7
-// of Recurrence takes the place of number 5, which has served when it is made; number 3, A^6, is of float64
-// alone.
+// The number of matrices of a chain that are kept, each in a place of a work space. Derivatives have as many.
+// Number 7 of Recurrence takes the place of number 5, which is no longer needed by then. Number 3, A^6,
+// exists only in float64.
 template <class A>
 constexpr int kPlaces = sizeof(A) == 8 ? 7 : 6;
 template <class A>
@@ -17,18 +17,21 @@ constexpr signed char place_of(Matrix M) {
   return static_cast<signed char>((M.derivative ? kPlaces<A> : 0) + (sizeof(A) == 4 && i > 3 ? i - 1 : i));
 }
 
-// O = the sum of factor * term (or its transpose), + left right, + diagonal I. O is no factor of the product.
+// O = the sum of factor * term (or its transpose) + left right + diagonal I. O is not a factor of the
+// product.
 template <class A>
 struct Step {
   A factors[kMostTerms], diagonal;
-  signed char terms[kMostTerms], count, O, left, right;  // places; without a product left < 0
+  signed char terms[kMostTerms], count, O, left, right;  // places; left < 0 if there is no product
   bool transposed;
-  // What is made by halves needs no tile below the diagonal. The last such step mirrors: 1 or -1, else 0.
+  // With `half`, tiles below the diagonal are not computed. The last step for such an O mirrors it with the
+  // sign `mirror`, which is otherwise 0.
   bool half;
   signed char mirror;
 };
 
-// Steps. The first ones are always taken, the others (`more`) where a squaring is to be followed by a polish.
+// A range of steps. Those up to `end` are always executed, and those from there to `more` if a polish follows
+// the squaring.
 struct Part {
   int begin, end, more;
 };
@@ -37,7 +40,7 @@ template <class A>
 struct Program {
   static constexpr int kMost = 40;
   Step<A> steps[kMost];
-  Part powers, polynomial, squares[2];  // of D in 4, of D in 5
+  Part powers, polynomial, squares[2];  // squares: from D in 4, from D in 5
   A theta;
   Structure structure;
   bool dual;
@@ -45,11 +48,11 @@ struct Program {
 
   static Program of(Structure structure, bool dual);
 
-  // What comes -1st, 0th, and then once for every squaring.
+  // The part of turn -1, of turn 0, and then of each squaring.
   __device__ __forceinline__ const Part& part(int turn) const {
     return turn < 0 ? powers : turn == 0 ? polynomial : squares[(turn - 1) % 2];
   }
-  // Is the turn-th squaring, of `squarings`, followed by a polish?
+  // Whether a polish follows the turn-th of `squarings` squarings.
   __device__ __forceinline__ bool polishes(int turn, int squarings) const {
     return structure == Structure::skew && squarings > kHarmless && turn > 0 && turn <= squarings &&
            (turn % kPolished == 0 || turn == squarings);
@@ -93,7 +96,7 @@ class Recorder : Recurrence<Recorder<A>, A> {
     f();
     return {begin, program_.count, program_.count};
   }
-  // The last step that makes O.
+  // The last step that writes O.
   Step<A>& maker(Matrix O) const {
     int i = program_.count - 1;
     while (program_.steps[i].O != place_of<A>(O)) --i;
@@ -111,7 +114,7 @@ class Recorder : Recurrence<Recorder<A>, A> {
     return step;
   }
 
-  // A step has one product: the second one is added in a step of its own.
+  // A step has one product, so a second one is added in another step.
   void make(Matrix O, Terms<A> terms, Products products, bool half) const {
     Step<A>* step = &add(O, terms);
     step->half = half;

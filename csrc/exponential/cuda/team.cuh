@@ -1,8 +1,9 @@
-// The exponential and its derivative above the orders of lanes.cuh: a team of blocks a matrix, whose matrices
-// are in global memory. The blocks share the tiles of each step, and wait for each other after it; so every
-// matrix is squared as often as it needs, and no value is read by the host.
+// The exponential and its derivative for orders above those of lanes.cuh: a team of blocks per matrix, with
+// the matrices of the chain in global memory. The blocks share the tiles of each step, and wait for each
+// other after it. So each matrix is squared as often as it needs, and the host reads no value.
 //
-// Sums over a matrix are made by tiles, in the order of the tiles: nothing depends on the size of a team.
+// Sums over a matrix are computed by tiles, in the order of the tiles, so nothing depends on the size of a
+// team.
 #pragma once
 #include "../../core/cuda/teams.cuh"
 #include "../../core/cuda/tiles.cuh"
@@ -11,7 +12,7 @@
 
 namespace fastparam::cuda {
 
-// The work space of a team: matrices filled up with zeros, then a number per tile of four of them.
+// The work space of a team: matrices padded with zeros, then one number per tile for four matrices.
 template <class A, class S>
 struct TeamSpace {
   int n, width, tiles;  // width: a multiple of kDepth
@@ -31,11 +32,11 @@ template <class T>
 struct TeamCall {
   Batch<T> batch;
   acc_t<T>* memory;
-  unsigned* arrived;  // of each team, zero before
+  unsigned* arrived;  // one per team, initially zero
   int teams;
 };
 
-// A block of a team, and the team's matrix.
+// A block of a team, and the matrix of the team.
 template <class A, class S>
 class TeamChain {
   const Program<A>& program_;
@@ -44,7 +45,7 @@ class TeamChain {
   unsigned* const arrived_;
   const int number_, blocks_;
   typename S::Shared& shared_;
-  const int row_, column_;  // of the thread in a tile
+  const int row_, column_;  // the position of the thread in a tile
   unsigned round_ = 0;
 
  public:
@@ -59,7 +60,7 @@ class TeamChain {
         row_(S::row()),
         column_(S::column()) {}
 
-  // One matrix. The next one is read into places that are not written from.
+  // Computes one matrix. The next one is read into places that `write` does not read.
   template <class T>
   __device__ void run(const Batch<T>& batch, const T* x, const T* g, T* out) {
     read(batch, x, g);
@@ -94,7 +95,7 @@ class TeamChain {
   }
   __device__ __forceinline__ void barrier() { team_barrier(arrived_, ++round_, blocks_); }
 
-  // f(tile, I, J) of the block's share, or of its share of those not below the diagonal.
+  // Calls f(tile, I, J) for the tiles of this block. With `half`, tiles below the diagonal are left out.
   template <class F>
   __device__ __forceinline__ void each_tile(bool half, const F& f) const {
     const int tiles = space_.tiles, count = half ? tiles * (tiles + 1) / 2 : tiles * tiles;
@@ -106,7 +107,7 @@ class TeamChain {
       f(tile, I, J);
     }
   }
-  // Of the thread's entries in a tile: are any inside the matrix?
+  // Whether any of the entries of the thread in a tile is inside the matrix.
   __device__ __forceinline__ bool inside(int row, int column) const {
     return row < space_.width && column < space_.width;
   }
@@ -114,11 +115,11 @@ class TeamChain {
     return static_cast<long long>(row) * space_.width + column;
   }
 
-  // The same in every thread.
+  // Combines the values of all threads. The result is the same in every thread.
   template <class F>
   __device__ __forceinline__ A over_block(A mine, const F& f) const {
     for (int bits = 16; bits > 0; bits /= 2) mine = f(mine, __shfl_xor_sync(kWholeWarp, mine, bits));
-    __syncthreads();  // the parts of the sum before have been read
+    __syncthreads();  // the parts of the previous call have been read
     if (threadIdx.x % 32 == 0) shared_.parts[threadIdx.x / 32] = mine;
     __syncthreads();
     A all = shared_.parts[0];
@@ -163,7 +164,7 @@ class TeamChain {
     });
   }
 
-  // Returns how often A is to be squared, having made of its powers those of A / 2^s.
+  // Replaces the powers of A by those of A / 2^s, and returns s.
   __device__ __forceinline__ int scale_powers() {
     constexpr int kPowers = sizeof(A) == 8 ? 4 : 3;
     each_tile(false, [&](int tile, int I, int J) {
@@ -240,7 +241,7 @@ class TeamChain {
     for (int r = 0; r < 4; ++r)
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        const int i = row + r, j = column + w;  // where a product overflows, 0 times it is NaN
+        const int i = row + r, j = column + w;  // if a product overflows, 0 times an entry is NaN
         acc[r][w] = i < space_.n && j < space_.n ? acc[r][w] + (i == j ? step.diagonal : A(0)) : A(0);
       }
     A* const O = at(step.O);
