@@ -1,5 +1,5 @@
-// householder: the first k columns of H_1 H_2 .. H_k, where H_j reflects at the j-th column of V = I +
-// tril(X, -1).
+// householder: the first k columns of H_1 H_2 .. H_k, where H_j is the reflection given by the j-th column of
+// V = I + tril(X, -1).
 #include "householder.h"
 
 #include <torch/library.h>
@@ -27,7 +27,7 @@ Tensor householder_autograd(c10::DispatchKeySet keys, const Tensor& X) {
   return Q;
 }
 
-// Where a derivative of the gradient is asked for, the gradient is made of operations that have one.
+// If a derivative of the gradient is required, the gradient is computed by operations that have derivatives.
 Tensor householder_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& X) {
   check_householder_backward(G, X);
   if (torch::autograd::compute_requires_grad(G, X) || isFwGradDefined(G) || isFwGradDefined(X))
@@ -45,7 +45,7 @@ TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
   m.impl("householder", &Meta<check_householder>::run);
   m.impl("householder_backward", &Meta<check_householder_backward>::run);
 }
-// Elsewhere than on the CPU ATen serves, and complex numbers (benchmarks/NOTES.md has its times).
+// ATen is used on devices other than the CPU, and for complex numbers (benchmarks/NOTES.md has its times).
 TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
   m.impl("householder", &Dispatch<check_householder, expression::householder, expression::householder>::run);
   m.impl("householder_backward", &Dispatch<check_householder_backward, expression::householder_backward,

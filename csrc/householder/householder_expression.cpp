@@ -1,8 +1,8 @@
 // Products of reflections in ATen operations. With V = [I; 0] + A, A = tril(X, -1), and U = triu(V^H V, 1) +
 // diag(V^H V) / 2,
-//   H_1 .. H_k [I; 0] = [I; 0] - V W,  W = U^-1 V_1^H,  V_1 the upper k rows of V:
-// the compact form of Schreiber and Van Loan (1989), in which nothing goes column by column. The ones of V
-// stay out of sums, in which small squares would lose their digits beside them.
+//   H_1 .. H_k [I; 0] = [I; 0] - V W,  W = U^-1 V_1^H,  V_1 the upper k rows of V.
+// This is the compact form of Schreiber and Van Loan (1989), which does not process columns one after the
+// other. The ones of V are not added to sums of small squares, which would lose their digits.
 #include "householder.h"
 
 #include <ATen/ATen.h>
@@ -19,7 +19,7 @@ Tensor add_above(const Tensor& Y, const Tensor& W) {
   return at::cat({Y.narrow_symint(-2, 0, k) + W, Y.narrow_symint(-2, k, Y.sym_size(-2) - k)}, -2);
 }
 
-// The strict upper triangle of S, and its diagonal by 2.
+// The strict upper triangle of S, and half of its diagonal.
 Tensor half_diagonal(const Tensor& S) { return S.triu() - at::diag_embed(S.diagonal(0, -2, -1) / 2); }
 
 struct Compact {
@@ -49,7 +49,8 @@ Tensor householder_tangent(const Tensor& dX, const Tensor& X) {
   return add_above(at::matmul(dA, of.W) + at::matmul(of.A, dW), dW).neg().to(X.scalar_type());
 }
 
-// Y = U^-H V^H G is minus U^-H times the gradient of W, and triu(Y W^H), real on the diagonal, that of U.
+// Y = U^-H V^H G is minus U^-H times the gradient of W. The gradient of U is triu(Y W^H), real on its
+// diagonal.
 Tensor householder_backward(const Tensor& G, const Tensor& X) {
   const Compact of(precise(X));
   const Tensor g = precise(G);

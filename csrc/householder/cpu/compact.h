@@ -1,5 +1,6 @@
-// Products of reflections, one matrix at a time, in the compact form of the expression (its file has the
-// formulas). X is n x k; rows of the work space are whole vectors, with anything beyond k.
+// Products of reflections, one matrix at a time, in the compact form (the formulas are in
+// householder_expression.cpp). X is n x k. Rows of the work space are whole vectors, whose entries beyond k
+// are arbitrary.
 #pragma once
 
 #include <type_traits>
@@ -11,7 +12,7 @@
 
 namespace fastparam::cpu {
 
-// Q, or with G the gradient of X.
+// A call for Q or, with G, for the gradient of X.
 template <class In>
 struct HouseholderCall {
   const In *X, *G;
@@ -19,13 +20,13 @@ struct HouseholderCall {
   int64_t n, k, batch;
 };
 
-// A float32 matrix whose reflections have nearly parallel vectors loses digits and is computed in float64:
-// one whose squared cosines between vectors, added up, are above this many per column. Of square Gaussian
-// matrices it is half a square per column.
+// A float32 matrix whose reflections have nearly parallel vectors would lose digits, and is computed in
+// float64. The criterion is the sum of the squared cosines between the vectors, which may be at most this
+// number per column. Square Gaussian matrices have half a square per column.
 constexpr float kMostParallel = 4;
 
-// x <- U^-1 x of an upper triangular x, or U^-T x of any where Transposed: of U the upper triangle is read. x
-// has whole vectors of columns.
+// x <- U^-1 x for an upper triangular x or, if Transposed, x <- U^-T x for any x. Only the upper triangle of
+// U is read. The columns of x fill whole vectors.
 template <class T, bool Transposed>
 struct SolveBody {
   template <int Bytes>
@@ -86,7 +87,7 @@ class Compact {
         turned_(Y_ + width_ * stride_),
         M_(turned_ + width_ * stride_) {}
 
-  // False where T is float and the matrix is to be computed in double: nothing is written then.
+  // Returns false, without writing, if T is float and the matrix has to be computed in double.
   FASTPARAM_INLINE bool run(const In* X, const In* G, In* out) const {
     for (int64_t i = 0; i < n_; ++i) {
       const int64_t given = std::min(i, k_);
@@ -110,7 +111,7 @@ class Compact {
  private:
   // The sum of the squared cosines between the vectors.
   FASTPARAM_INLINE T parallel() const {
-    T* const inverse = Y_;  // of the squares of the vectors
+    T* const inverse = Y_;  // of the squared norms of the vectors
     for (int64_t i = 0; i < k_; ++i) inverse[i] = 1 / (2 * U_[i * (stride_ + 1)]);
     T sum = 0;
     for (int64_t i = 0; i + 1 < k_; ++i) {
@@ -125,12 +126,12 @@ class Compact {
     }
     return sum;
   }
-  // O = A B, or with `add` O + A B: the rows [begin, end) and columns [j, last) of O, of the terms [first,
-  // past) of their sums.
+  // O = A B (A^T B if Transposed), or O = O + A B with `add`. Only the rows [begin, end) and the columns
+  // [j, last) of O are computed, from the terms [first, past) of their sums.
   template <bool Transposed>
   FASTPARAM_INLINE void product(const T* A, const T* B, T* O, int64_t begin, int64_t end, int64_t j,
                                 int64_t last, int64_t first, int64_t past, bool add) const {
-    constexpr int64_t kDepth = 256;  // of which B stays in the caches where it lies
+    constexpr int64_t kDepth = 256;  // up to this depth, B stays in the caches and is read in place
     A += Transposed ? first * stride_ + begin : begin * stride_ + first;
     B += first * stride_ + j, O += begin * stride_ + j;
     const int64_t rows = end - begin, depth = past - first, columns = last - j;
@@ -139,7 +140,7 @@ class Compact {
     Product<T, Bytes>{A, stride_, B, stride_, O, stride_, depth, add}.template run<Transposed>(0, rows, 0,
                                                                                                columns);
   }
-  // A strictly lower A times M: row i has i terms.
+  // O = A M for the strictly lower A, whose row i gives i terms.
   FASTPARAM_INLINE void lower_times(const T* M, T* O, bool add) const {
     constexpr int64_t kRows = 24;
     for (int64_t i = 0; i < n_; i += kRows) {
@@ -148,8 +149,8 @@ class Compact {
       if (i >= k_) return;
     }
   }
-  // The upper triangle at least of A B or A^T B (rows: k), or all rows, of a lower B: column j has no terms
-  // before the j-th.
+  // O = A B (A^T B if Transposed) for a lower B, whose column j has no terms before the j-th. With `upper`, O
+  // has k rows, and only its upper triangle needs to be complete.
   template <bool Transposed>
   FASTPARAM_INLINE void times_lower(const T* A, const T* B, T* O, int64_t depth, bool upper) const {
     for (int64_t j = 0; j < width_; j += kStrip) {
@@ -157,7 +158,7 @@ class Compact {
       product<Transposed>(A, B, O, 0, upper ? std::min(last, k_) : n_, j, last, j, depth, false);
     }
   }
-  // O = the transpose of k rows of M.
+  // O = the transpose of the first k rows of M.
   FASTPARAM_INLINE void turn(const T* M, T* O) const {
     for (int64_t r = 0; r < k_; r += W)
       for (int64_t c = 0; c < k_; c += W) {

@@ -1,4 +1,4 @@
-// The kernels of products of reflections on the CPU, and their registration.
+// The CPU kernels of products of reflections, and their registration.
 #include "../householder.h"
 
 #include <ATen/EmptyTensor.h>
@@ -10,7 +10,7 @@
 namespace fastparam {
 namespace {
 
-// Larger matrices are left to torch's libraries, which share one among threads.
+// Larger matrices are computed by torch's libraries, which share one matrix among threads.
 constexpr int64_t kLargest = 512;
 bool is_large(const Tensor& X) {
   return X.size(-2) * X.size(-1) * X.size(-1) > kLargest * kLargest * kLargest;
