@@ -1,4 +1,4 @@
-// What launches share.
+// Helpers of launches.
 #pragma once
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -22,11 +22,11 @@ inline int of_current_device(cudaDeviceAttr attribute) {
 
 inline unsigned grid_of(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;
-  TORCH_INTERNAL_ASSERT(blocks <= std::numeric_limits<int32_t>::max());  // more than memory holds
+  TORCH_INTERNAL_ASSERT(blocks <= std::numeric_limits<int32_t>::max());  // memory cannot hold more
   return static_cast<unsigned>(blocks);
 }
 
-constexpr int kWarpOrder = 32;  // the largest order that a group of lanes takes
+constexpr int kWarpOrder = 32;  // the largest order for a group of lanes
 
 // Calls f with the first of the orders that is at least n.
 template <int First, int... Rest, class F>
@@ -39,7 +39,7 @@ void with_warp_order(int64_t n, const F& f) {
   with_order<4, 8, 16, 24, kWarpOrder>(n, f);
 }
 
-// More than 48 KB of shared memory is to be asked for, once a device.
+// Permits more than 48 KB of shared memory, which a kernel has to request once per device.
 template <auto kernel>
 void allow_shared(int bytes) {
   static std::atomic<uint64_t> allowed{0};
@@ -51,11 +51,12 @@ void allow_shared(int bytes) {
   allowed.fetch_or(bit, std::memory_order_relaxed);
 }
 
-// How a cooperative launch is shared: teams that take a matrix each, of so many blocks.
+// How a cooperative launch is divided: `count` teams of `size` blocks. A team processes one matrix at a time.
 struct Teams {
   int64_t count, size;
 };
-// `bytes` of memory a team, all of them within `together`; `most` blocks a team, `a_processor` on each.
+// A team needs `bytes` of memory, and all teams get at most `together`. A team has at most `most` blocks, and
+// a processor at most `a_processor`.
 template <auto kernel>
 Teams share_device(int64_t bytes, int64_t together, int64_t batch, int64_t most, int threads = kBlock,
                    int a_processor = 2, int shared = 0) {

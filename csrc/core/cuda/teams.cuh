@@ -1,10 +1,10 @@
-// Teams of blocks, which run at the same time and wait for each other.
+// Teams of blocks that run at the same time and wait for each other.
 #pragma once
 #include "common.cuh"
 
 namespace fastparam::cuda {
 
-// The team's blocks wait for each other, the `round`-th time, counted from 1.
+// A barrier for the blocks of a team. `round` is the number of the barrier, counted from 1.
 __device__ __forceinline__ void team_barrier(unsigned* arrived, unsigned round, unsigned size) {
   __syncthreads();
   if (size == 1) return;

@@ -1,5 +1,4 @@
-// Matrices of order 2 to 4 in registers, as many side by side as a vector has lanes: how they are read and
-// written.
+// Reads and writes matrices of order 2 to 4 that are kept in registers, one matrix per lane of a vector.
 #pragma once
 
 #include <cstring>
@@ -8,7 +7,7 @@
 
 namespace fastparam::cpu {
 
-// Rows of Size numbers, one per matrix, as vectors of one number of each, and back.
+// Converts rows of Size numbers, one row per matrix, to Size vectors with one number of each row, and back.
 template <class T, int Bytes, int Size>
 struct Columns {
   static constexpr int L = Bytes / sizeof(T), kTiles = (Size + L - 1) / L;
@@ -16,7 +15,7 @@ struct Columns {
 
   static constexpr int first_of(int tile) { return Size < L ? 0 : tile * L < Size - L ? tile * L : Size - L; }
 
-  // end: up to there may be read. Rows that are not there repeat the last.
+  // Memory may be read up to `end`. Missing rows are copies of the last one.
   static FASTPARAM_INLINE void read(const T* x, const T* end, int live, V (&column)[Size]) {
     T few[L * Size + L];
     if (live < L || x + L * Size + L > end) {
@@ -48,22 +47,22 @@ struct Columns {
       transpose<T, L>(t);
 #pragma GCC unroll 16
       for (int l = 0; l < L; ++l)
-        store(to + l * Size + first, t[l]);  // what reaches over a row is written again with the next
+        store(to + l * Size + first, t[l]);  // entries beyond a row are overwritten by the next row
     }
     if (to == few) std::memcpy(y, few, live * Size * sizeof(T));
   }
 };
 
-// The entries above the diagonal, or those below it, of as many matrices.
+// The entries above or below the diagonal, with one matrix per lane.
 template <class T, int N, int Bytes>
 struct TinyTriangle {
   static constexpr int L = Bytes / sizeof(T), kHalf = N * (N - 1) / 2;
   using V = Vec<T, L>;
 
-  // The place of (i, j), i < j, among them; with `lower` it is that of (j, i).
+  // The position of entry (i, j), i < j, in `half`. With `lower` it is that of (j, i).
   static constexpr int place(int i, int j) { return i * (2 * N - i - 1) / 2 + j - i - 1; }
 
-  // end: up to there may be read.
+  // Memory may be read up to `end`.
   static FASTPARAM_INLINE void read(const T* x, const T* end, int live, bool lower, V (&half)[kHalf]) {
     V all[N * N];
     Columns<T, Bytes, N * N>::read(x, end, live, all);
