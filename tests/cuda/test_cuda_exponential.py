@@ -1,8 +1,7 @@
-"""The CUDA kernels of the exponentials: values at every choice of kernel, of matrices that are squared often
-and seldom, side by side.
+"""The CUDA kernels of the exponentials: values for every choice of the kernel, with matrices side by side
+that are squared often and seldom.
 
-What holds for every op on a device stands in the other test_cuda_*.py; tests/simt runs device code without
-one.
+Tests of every op on a device are in the other test_cuda_*.py. tests/simt runs device code without a device.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from orthogonality import defect
 from table import bits, ops
 from torch import Tensor
 
-# Around the sizes at which the choice of a kernel, or its shape, changes.
+# The sizes are around those at which the kernel or its shape changes.
 SIZES = (1, 2, 4, 5, 8, 9, 16, 17, 24, 25, 31, 32, 33, 48, 64, 65, 100, 128, 200)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 TRIANGLES = pytest.mark.parametrize("word", ["skew_exp", "symmetric_exp"])
 
 
 def drawn(n: int, dtype: torch.dtype, largest: float, batch: int = 12) -> tuple[Tensor, Tensor]:
-    """Matrices of norms from 0 to about ``largest``, and directions."""
+    """Returns matrices with norms from 0 to about ``largest``, and directions."""
     X, G = torch.randn(2, batch, n, n, dtype=torch.float64) / (2 * n**0.5)
     norms = torch.cat([torch.zeros(1), torch.logspace(-3, 0, batch - 1)]) * largest
     order = torch.randperm(batch)
@@ -28,7 +27,7 @@ def drawn(n: int, dtype: torch.dtype, largest: float, batch: int = 12) -> tuple[
 
 
 def near(actual: Tensor, expected: Tensor, norm: float) -> None:
-    """Against the CPU's kernels, whose error may be as large."""
+    """Compares with the CPU's kernels, whose error may be as large."""
     eps = torch.finfo(actual.dtype).eps
     size = torch.linalg.matrix_norm(expected).clamp_min(torch.finfo(actual.dtype).tiny)
     error = torch.linalg.matrix_norm(actual.cpu() - expected) / size
@@ -66,7 +65,7 @@ def test_orthogonal_for_every_finite_matrix(n, dtype, gpu):
 @DTYPES
 @pytest.mark.parametrize("n", [3, 8, 16, 24, 32, 33, 70])
 def test_neighbours_change_no_bit(n, dtype, gpu):
-    """Norms from 0 to 1e6, matrices that are not finite, and batches of one."""
+    """The norms go from 0 to 1e6, and some matrices are not finite. Batches of one have the same bits."""
     X, G = drawn(n, dtype, 1e6, batch=40)
     X[7, 0, -1], X[8, 0, -1] = torch.nan, torch.inf
     X, G = X.to(gpu), G.to(gpu)
@@ -94,7 +93,7 @@ def test_the_other_triangle_is_not_used(word, n, gpu):
 
 
 def test_large_batches(gpu):
-    """More matrices than a launch has groups or teams at a time."""
+    """The batches have more matrices than a launch has groups or teams at a time."""
     for batch, n in ((100_003, 3), (5001, 16), (1001, 32), (1501, 40), (77, 150)):
         X, _ = drawn(n, torch.float32, 3.0, batch if gpu == "cuda" else 20)
         near(ops.skew_exp.default(X.to(gpu)), ops.skew_exp.default(X), 3.0)

@@ -1,4 +1,4 @@
-"""The exponential over norms: accuracy against more digits, structure, and matrices side by side."""
+"""Accuracy of the exponentials at all norms against more digits, structure, and matrices side by side."""
 
 import math
 
@@ -23,7 +23,7 @@ def symmetric_of(X):
 
 
 def accurate(result, truth, theirs, n, eps, norm):
-    """Twice torch's error, 8 sqrt(n) eps, and four times what the rounding of a matrix of that norm costs."""
+    """Allows twice torch's error, 8 sqrt(n) eps, and four times the effect of rounding the matrix."""
     size = torch.linalg.matrix_norm(truth)
     error, allowed = (torch.linalg.matrix_norm(Y.double() - truth) / size for Y in (result, theirs))
     assert (error <= 2 * allowed + (8 * math.sqrt(n) + 4 * norm) * eps).all(), (n, norm, error, allowed)
@@ -48,7 +48,7 @@ def test_skew(n, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", ORDERS)
 def test_symmetric_and_general(n, dtype):
-    """Up to norms at which exp(A) tells its eigenvalues."""
+    """The norms are limited to those at which exp(A) determines all its eigenvalues."""
     eps = torch.finfo(dtype).eps
     for norm in NORMS[: NORMS.index(10.0) + 1]:
         X = scaled(torch.randn(3, n, n, dtype=F64), norm).to(dtype)
@@ -62,7 +62,7 @@ def test_symmetric_and_general(n, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", ORDERS[:-3])
 def test_derivatives(n, dtype):
-    """Whatever the size of the direction, which torch's derivative counts as a part of the norm."""
+    """The size of the direction does not matter. In torch's derivative it is a part of the norm."""
     eps = torch.finfo(dtype).eps
     for norm in NORMS[: NORMS.index(10.0) + 1]:
         A, E = (scaled(torch.randn(2, n, n, dtype=F64), size).to(dtype) for size in (norm, 1e3))
@@ -73,8 +73,8 @@ def test_derivatives(n, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_rotations(n, dtype):
-    """Closed forms, among whose angles are zero, tiny ones, and those from 2^13 (float64: 2^20) on, which
-    take the path of other orders; and gradients of entries on either side of the diagonal.
+    """The angles include zero, tiny ones, and those from 2^13 (float64: 2^20) on, which take the path of
+    other orders. Gradients are tested for the entries on either side of the diagonal.
     """
     eps = torch.finfo(dtype).eps
     norms = (0.0, 1e-30, 1e-20, 1e-8, 0.1, 0.999, 1.001, math.pi / 2, math.pi, 2 * math.pi, 300.0, 1e4, 3e6)
@@ -104,7 +104,7 @@ def test_orthogonal_for_every_finite_matrix(n, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", [5, 8, 48, 200])
 def test_orthogonal_with_as_many_squarings_as_go_unpolished(n, dtype):
-    """Squaring doubles the defect, until there are so many squarings that it is polished."""
+    """Each squaring doubles the defect, which is corrected only if there are more than a few squarings."""
     for norm in (80.0, 100.0, 127.0, 150.0, 164.0, 200.0, 254.0, 290.0, 310.0, 328.0):
         Q = skew_exp(scaled(gaussian(n), norm).to(dtype))
         assert defect(Q) <= (4e-5 if dtype == torch.float32 else 3e-13), norm
@@ -125,7 +125,7 @@ def test_what_is_not_finite_stays_in_its_matrix(f, n):
     for place, value in ((3, math.nan), (17, math.inf), (38, -math.inf)):
         X[place, 0, -1] = value
     finite = torch.tensor([i not in (3, 17, 38) for i in range(40)])
-    if f is skew_exp and n == 1:  # its diagonal is not read
+    if f is skew_exp and n == 1:  # the diagonal is not read
         finite[:] = True
     for lower in (False, True):
         arguments = () if f is matrix_exp else (lower,)
@@ -137,7 +137,7 @@ def test_what_is_not_finite_stays_in_its_matrix(f, n):
         tensors = (given, torch.ones_like(X)) if f is matrix_exp else (torch.ones_like(X), given)
         L = getattr(ops, word).default(*tensors, *arguments)
         assert L[finite].isfinite().all()
-        read = torch.ones(n, n, dtype=torch.bool)  # and nothing is written elsewhere
+        read = torch.ones(n, n, dtype=torch.bool)  # the gradient is zero elsewhere
         if f is not matrix_exp:
             read = read.tril(-(f is skew_exp)) if lower else read.triu(int(f is skew_exp))
         assert torch.equal(L[~finite].isnan(), read.expand(L[~finite].shape))
@@ -146,7 +146,7 @@ def test_what_is_not_finite_stays_in_its_matrix(f, n):
 @DTYPES
 @pytest.mark.parametrize("n", [2, 3, 4, 8, 12, 16])
 def test_neighbours_of_other_norms_change_no_bit(n, dtype):
-    """Matrices side by side are squared as often as each needs."""
+    """Each of the matrices side by side is squared as often as it needs."""
     X = torch.randn(9, n, n, dtype=dtype) * torch.logspace(-3, 7, 9, dtype=dtype)[:, None, None]
     G = torch.randn_like(X)
     for f in (
@@ -163,7 +163,7 @@ def test_neighbours_of_other_norms_change_no_bit(n, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", [1, 2, 3, 9, 16, 17, 40])
 def test_small_positive_definite_matrices_keep_their_digits(n, dtype):
-    """exp(A) - I would not: variances of 1e-9 are a usual thing."""
+    """Variances of 1e-9 are common. exp(A) - I could not represent them."""
     for shift in (-1.0, -5.0, -20.0, -60.0):
         X = 0.3 * torch.randn(3, n, n, dtype=dtype) / n**0.5
         X.diagonal(dim1=-2, dim2=-1).add_(shift)
@@ -196,7 +196,7 @@ def padded(X, lower):
     "shape", [(9, 4), (96, 5), (97, 29), (97, 30), (100, 40), (100, 41), (120, 7), (98, 1)], ids=str
 )
 def test_tall(family, shape):
-    """On both sides of the border between the closed form and n x n matrices, at norms up to 1000."""
+    """The shapes are on both sides of the border to n x n matrices, and norms go up to 1000."""
     for norm in (0.1, 1.0, 10.0, 1000.0):
         X = family(*shape)
         X *= norm / torch.linalg.matrix_norm(X, 2)
@@ -212,7 +212,7 @@ def test_tall(family, shape):
 @pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
 @pytest.mark.parametrize("shape", [(5, 2), (98, 2)], ids=str)
 def test_derivatives_of_tall(shape, dtype):
-    """Also where the lower rows are zero, at which a trivialization starts."""
+    """Derivatives are also checked at lower rows of zeros, where a trivialization starts."""
     X = torch.randn(shape, dtype=dtype)
     X[5:] = 0
     f = lambda X: stiefel_exp(X, True)[:8]
@@ -223,7 +223,7 @@ def test_derivatives_of_tall(shape, dtype):
 
 
 def test_tall_of_large_norms():
-    """Orthonormal in the closed form, too, whose matrix is not skew; the diagonal is not read."""
+    """Columns are orthonormal even in the closed form, whose matrix is not skew. The diagonal is not read."""
     X = torch.randn(97, 20, dtype=F64)
     X /= torch.linalg.matrix_norm(X, 2)
     for norm in (1.0, 1e3, 1e5, 1e7):
@@ -279,7 +279,7 @@ for dtype in (torch.float32, torch.float64):
                 results = []
                 for rest in (float("nan"), 0.5):
                     for wide in (n, n + 4, n + 8, n + 16):
-                        for matrices in (8, 16):  # what the allocator has next, of the size of a work space
+                        for matrices in (8, 16):  # fills the memory of the next work space
                             torch.full((matrices * wide * wide,), rest, dtype=dtype)
                     results.append(f())
                 assert results[0].isfinite().all() and torch.equal(*results), (dtype, n, lower)

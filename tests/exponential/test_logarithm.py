@@ -1,4 +1,4 @@
-"""Logarithms of orthogonal and of positive definite matrices, and the modules that are assigned by them."""
+"""Logarithms of orthogonal and of positive definite matrices, and assignment to modules that use them."""
 
 import math
 
@@ -18,7 +18,7 @@ ROUND_TRIP = {torch.float32: 1e-5, F64: 1e-12, torch.bfloat16: 0.05, torch.float
 
 
 def hard_angles(n):
-    """Rotations by angles that are equal, tiny, or nearly pi, in planes that no axis is in."""
+    """Rotations by angles that are equal, tiny, or nearly pi, in planes that contain no axis."""
     B = haar(n, n)
     for angles in (
         [1e-8] * n,
@@ -100,7 +100,7 @@ def test_assignment(dtype):
 def test_matrix_exponential_takes_what_its_argument_may_be():
     for first, weight in (
         (fastparam.Skew, haar(4, 4, det=1)),
-        (fastparam.Skew, torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=F64))),  # symmetric, too
+        (fastparam.Skew, torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=F64))),  # also symmetric
         (fastparam.Skew, -torch.eye(4, dtype=F64)),
         (fastparam.Symmetric, positive_weight().double()),
     ):
@@ -113,7 +113,7 @@ def test_matrix_exponential_takes_what_its_argument_may_be():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16], ids=str)
 def test_near_the_identity_the_nearer_kind_is_meant(dtype):
-    """Within the tolerances of both: what was rounded to bfloat16 passes for orthogonal to 0.05."""
+    """The weights are within both tolerances: in bfloat16, that of orthogonal matrices is 0.05."""
     I = torch.eye(3, dtype=F64)
     for first, Y in (
         (fastparam.Symmetric, 1.0234375 * I),

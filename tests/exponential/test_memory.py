@@ -1,4 +1,4 @@
-"""What the exponentials hold at most, with their gradients, beside torch's."""
+"""The peak memory of the exponentials with their gradients, compared with torch's."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ MAPS = {
 @pytest.mark.parametrize("f", MAPS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("norm", [0.1, 100.0])
 def test_peak_with_gradient(f, norm):
-    """Whatever the norm, and so the number of squarings: torch exponentiates a matrix of twice the order."""
+    """The bound holds for any number of squarings. torch exponentiates a matrix of twice the order."""
     X = torch.randn(512, 512)
     X *= norm / torch.linalg.matrix_norm(X, 2)
     G = torch.full_like(X, 1e-3)

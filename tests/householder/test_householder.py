@@ -1,4 +1,4 @@
-"""Products of reflections against torch's, over shapes, norms and what a matrix may hold."""
+"""Products of reflections against torch's, for shapes, norms and special values."""
 
 import math
 
@@ -13,7 +13,7 @@ from fastparam import _reference
 from fastparam.functional import householder
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-# Rows and columns within vectors and beyond them, of a strip and of panels, and left to torch's libraries.
+# The sizes are on both sides of those of vectors, strips and panels, and beyond those of the kernels.
 SHAPES = [(1, 1), (2, 2), (5, 3), (8, 8), (17, 17), (33, 16), (40, 31), (65, 64), (70, 70), (130, 65)]
 LARGE = [(150, 150), (300, 5), (700, 70), (513, 513)]
 
@@ -35,7 +35,7 @@ def relative(Y, truth):
 @DTYPES
 @pytest.mark.parametrize("shape", SHAPES + LARGE, ids=str)
 def test_values_and_gradients(shape, dtype):
-    """Twice torch's error and some rounding, over norms of columns."""
+    """Allows twice torch's error and some rounding, for several norms of the columns."""
     eps = torch.finfo(dtype).eps
     rounding = 8 * math.sqrt(shape[0]) * eps
     for size in (0.0, 0.1, 1.0, 3.9, 30.0):
@@ -50,7 +50,7 @@ def test_values_and_gradients(shape, dtype):
         assert (torch.linalg.matrix_norm(Q.double() - truth) <= 2 * error + rounding * shape[1] ** 0.5).all()
         assert defect(Q) <= 2 * defect(theirs(X)) + rounding
         worst = relative(gradient(theirs, X, G), slope) if wide else truth.new_zeros(())
-        # The slope of long columns is small beside G, from which it is made.
+        # The gradient at long columns is small compared to G, from which it is computed.
         allowed = 2 * worst + 4 * (1 + size) * rounding
         assert (relative(g, slope) <= allowed).all(), (size, relative(g, slope))
 
@@ -58,7 +58,7 @@ def test_values_and_gradients(shape, dtype):
 @pytest.mark.parametrize("norm", [0.5, 1.0, 4.0, 16.0, 1600.0])
 @pytest.mark.parametrize("shape", [(9, 9), (64, 64), (256, 256), (200, 40)], ids=str)
 def test_columns_that_are_nearly_equal(shape, norm):
-    """Their compact form is ill conditioned, and is computed in double: float32 is as accurate as torch's."""
+    """The compact form is ill conditioned, and computed in double. float32 is as accurate as torch's."""
     X = torch.ones(shape, dtype=F64) + 1e-4 * torch.randn(shape, dtype=F64)
     X = (norm / shape[0] ** 0.5 * X).float()
     G = torch.randn(shape)
@@ -72,7 +72,7 @@ def test_columns_that_are_nearly_equal(shape, norm):
 
 
 def test_more_digits():
-    """Double precision by the judge of double precision."""
+    """Compares double precision with a reference of more digits."""
     for shape in ((6, 6), (40, 17)):
         X, G = torch.randn(2, 3, *shape, dtype=F64) / shape[0] ** 0.5
         with digits.more():
@@ -126,7 +126,7 @@ for dtype in (torch.float32, torch.float64):
         for f in (lambda: ops.householder(X), lambda: ops.householder_backward(G, X)):
             results = []
             for rest in (float("nan"), 0.5):
-                for size in range(1, 9):  # what the allocator has next, of about the size of a work space
+                for size in range(1, 9):  # fills the memory of the next work space
                     torch.full((size * (n + 16) * (k + 16),), rest, dtype=dtype)
                 results.append(f())
             assert results[0].isfinite().all() and torch.equal(*results), (dtype, n, k)

@@ -1,4 +1,4 @@
-// Numbers and schedules for the tests of kernels that compute.
+// Random numbers and schedules for the tests of kernels that compute.
 #pragma once
 #include "simt.h"  // before the device code
 
@@ -23,7 +23,7 @@ bool all_finite(const X& x, int count) {
   return true;
 }
 
-// One schedule of three in turn; all of them unless quick.
+// Runs under every schedule. If quick, it runs under one of them, chosen by `turn`.
 template <class F>
 void each_schedule(bool quick, int turn, F run) {
   constexpr std::array orders = {simt::Order::forward, simt::Order::reverse, simt::Order::random};

@@ -1,4 +1,4 @@
-// Batches of exponentials of every structure, the reference in long double, the accuracy rule.
+// Batches of exponentials of every structure, their reference in long double, and the accuracy rule.
 #pragma once
 #include "simt.h"  // before the device code
 
@@ -25,7 +25,7 @@ inline long double size_of(const Numbers& a) {
   return std::sqrt(sum);
 }
 
-// exp(A) by Taylor's polynomial of degree 24, and squares of it.
+// exp(A) by the Taylor polynomial of degree 24 and repeated squaring.
 inline Numbers exp_reference(Numbers a, int n) {
   const long double size = size_of(a);
   const int s = size > 0.5L ? std::max(0, std::ilogb(size) + 2) : 0;
@@ -40,7 +40,7 @@ inline Numbers exp_reference(Numbers a, int n) {
   for (int i = 0; i < s; ++i) p = times(p, p, n);
   return p;
 }
-// The block of exp [[A, E], [0, A]] above the diagonal; E is made small, so that A alone is squared away.
+// The upper right block of exp [[A, E], [0, A]]. E is made small, so that the squarings depend on A alone.
 inline Numbers frechet_reference(const Numbers& a, const Numbers& e, int n) {
   const long double small = std::ldexp(1.0L, -30);
   Numbers block(4 * n * n), l(n * n);
@@ -62,10 +62,10 @@ struct ExponentialCase {
   const Structure structure;
   const bool lower, dual, transposed;  // transposed: a general X of even order
   Buffer<T> x, g;
-  std::vector<Numbers> want;  // as written; empty: NaN wherever X is given
+  std::vector<Numbers> want;  // the expected output; empty if it is NaN wherever X is given
   std::vector<double> norms, sizes;
 
-  // Without a norm: NaN or an infinity somewhere.
+  // A matrix with a negative norm has an entry that is NaN or infinite.
   ExponentialCase(int n, Structure structure, bool lower, bool dual, const std::vector<double>& norms)
       : n(n),
         batch(static_cast<int>(norms.size())),
@@ -97,7 +97,7 @@ struct ExponentialCase {
   }
   bool has_given() const { return n > 1 || structure != Structure::skew; }
 
-  // Launch(batch, program) runs a kernel.
+  // launch(batch, program) runs a kernel.
   template <class Launch>
   void verify(Launch launch) {
     const size_t size = static_cast<size_t>(n) * n;
@@ -164,7 +164,7 @@ struct ExponentialCase {
     for (int r = 0; r < n; ++r)
       for (int c = 0; c < n; ++c)
         if (is_given(r, c)) squares += std::pow(a[r * n + c] = normal(), 2) * (known && r != c ? 2 : 1);
-    // of Gaussian matrices the spectral norm is about 2 / sqrt(n) of this one
+    // the spectral norm of a Gaussian matrix is about 2 / sqrt(n) times this one
     const double norm = std::sqrt(squares) * (n > 4 ? 2 / std::sqrt(n) : 1);
     const int bad = static_cast<int>(generator() % (n * n));
     for (int i = 0; i < n * n; ++i) {
@@ -212,7 +212,8 @@ struct ExponentialCase {
   }
 };
 
-// Every structure and triangle, values and derivatives, in turn; all of them unless quick.
+// Runs every structure and triangle, values and derivatives. If quick, it runs some of them, chosen by
+// `turn`.
 template <class F>
 void each_kind(bool quick, int turn, F run) {
   for (int kind = 0; kind < 10; ++kind) {

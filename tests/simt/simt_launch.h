@@ -1,4 +1,4 @@
-// Launches: the blocks that run together, their turns, their shared memory. Included by simt.h.
+// Launches: the blocks that run together, their turns, and their shared memory. Included by simt.h.
 #pragma once
 
 namespace simt {
@@ -22,7 +22,7 @@ inline std::string list_of(State state) {
   return found == 0 ? " none" : text + (found > 12 ? " ... (" + std::to_string(found) + ")" : "");
 }
 
-// The blocks from blockIdx on that run together.
+// Runs the blocks that run together, from blockIdx on.
 inline void run_blocks() {
   const unsigned first = blockIdx.x;
   machine.arrived.assign(machine.count / machine.size, 0);
@@ -56,7 +56,7 @@ inline void run_blocks() {
     }
 }
 
-// Shared memory of so many blocks, with guards around each.
+// The shared memory of several blocks, with guards around each part.
 class SharedMemory {
  public:
   SharedMemory(size_t bytes, unsigned blocks)
@@ -142,7 +142,7 @@ template <class... P, class... A>
 void launch(dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(P...), A... args) {
   launch_by(1, grid, block, shared_bytes, kernel, args...);
 }
-// A cooperative launch, of one row of blocks without static shared memory.
+// A cooperative launch of one row of blocks without static shared memory.
 template <class... P, class... A>
 void launch_together(unsigned grid, dim3 block, size_t shared_bytes, void (*kernel)(P...), A... args) {
   launch_by(grid, grid, block, shared_bytes, kernel, args...);

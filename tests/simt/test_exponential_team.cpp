@@ -4,7 +4,7 @@
 #include "../../csrc/exponential/cuda/team.cuh"
 #include "exponential_case.h"
 
-// The machine has room for 1024 threads.
+// The simulated machine has room for 1024 threads.
 static int teams = 1, team_size = 1;
 
 template <class T, int N>
