@@ -115,9 +115,6 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
   // ---- decisions, one per lane
 
   static FASTPARAM_INLINE Mask above(const V& a, T b) { return bit_cast<Mask>(a > b); }
-  static FASTPARAM_INLINE V either(const Mask& mask, const V& a, const V& b) {
-    return bit_cast<V>((bit_cast<Mask>(a) & mask) | (bit_cast<Mask>(b) & ~mask));
-  }
   FASTPARAM_INLINE void scale(int i, int power, const V& by) const {
     V f = by;
     for (int p = 1; p < power; ++p) f *= by;

@@ -47,9 +47,6 @@ struct Angle {
   // sine: divided by the angle; slopes: twice the derivatives by the square of the angle
   V cosine, sine, chord, sine_slope, chord_slope;
 
-  static FASTPARAM_INLINE V either(const Mask& mask, const V& a, const V& b) {
-    return bit_cast<V>((bit_cast<Mask>(a) & mask) | (bit_cast<Mask>(b) & ~mask));
-  }
   static FASTPARAM_INLINE V alternating(const T (&coefficients)[Series<T>::kTerms], const V& x2) {
     V sum = coefficients[Series<T>::kTerms - 1] - V{};
 #pragma GCC unroll 16

@@ -188,8 +188,7 @@ struct TransposeBody {
           for (int l = 1; l < W; ++l) {
             T* const row = O + (c + l) * stride + r;
             const auto below = first_lanes<T, W>(l);
-            store(row, bit_cast<V>((bit_cast<MaskOf<T, W>>(sign * t[l]) & below) |
-                                   (load<MaskOf<T, W>>(row) & ~below)));
+            store(row, either(below, V(sign * t[l]), load<V>(row)));
           }
         } else {
           for (int l = 0; l < W; ++l) store(O + (c + l) * stride + r, sign * t[l]);

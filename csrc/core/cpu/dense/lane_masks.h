@@ -50,6 +50,12 @@ FASTPARAM_INLINE V only(const V& x, const M& mask) {
   return bit_cast<V>(bit_cast<M>(x) & mask);
 }
 
+// The elements of a where the mask is set, and those of b elsewhere.
+template <class V, class M>
+FASTPARAM_INLINE V either(const M& mask, const V& a, const V& b) {
+  return bit_cast<V>((bit_cast<M>(a) & mask) | (bit_cast<M>(b) & ~mask));
+}
+
 template <class M>
 FASTPARAM_INLINE bool any(const M& mask) {
   auto result = mask[0];
