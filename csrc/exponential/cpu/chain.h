@@ -60,8 +60,6 @@ class Chain : Recurrence<Chain<T>, T> {
   }
 
  private:
-  bool shared() const { return order_.n >= kParallelOrder; }
-
   void make(Matrix O, Terms<T> terms, Products products, bool half) const {
     Sum<T> sum{order_, at(O), 0, {}, {}, 0, {}, {}, half && order_.n >= kHalfOrder};
     for (const Term<T>& term : terms)
@@ -74,7 +72,7 @@ class Chain : Recurrence<Chain<T>, T> {
     if (order_.n >= kHalfOrder) mirror(O, static_cast<T>(sign));
   }
   void transpose(const T* M, T* O, T sign) const {
-    run_tasks<TransposeBody<T>>(shared(), strips_of(order_.n), &order_, M, O, sign);
+    parallel_tasks<TransposeBody<T>>(order_.n, strips_of(order_.n), &order_, M, O, sign);
   }
   void add_to_diagonal(Matrix O, T x) const {
     for (int64_t i = 0; i < order_.n; ++i) at(O)[i * (order_.stride + 1)] += x;

@@ -167,7 +167,7 @@ void add_up(const Sum<T>& sum) {
       case 48: return run_simd<SmallSumBody<T, 48>>(&sum);
       case 64: return run_simd<SmallSumBody<T, 64>>(&sum);
     }
-  run_tasks<SumBody<T>>(n >= kParallelOrder, strips_of(width), &sum);
+  parallel_tasks<SumBody<T>>(n, strips_of(width), &sum);
 }
 
 // Sets O to `sign` times the transpose of M, by tiles of W x W. If O is M, only the part below the diagonal
