@@ -13,7 +13,7 @@ from table import bits, ops
 from torch import Tensor
 
 # The sizes are around those at which the kernel or its shape changes.
-SIZES = (1, 2, 4, 5, 8, 9, 16, 17, 24, 25, 31, 32, 33, 48, 64, 65, 100, 128, 200)
+SIZES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 24, 25, 31, 32, 33, 48, 64, 65, 100, 128, 200)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 TRIANGLES = pytest.mark.parametrize("word", ["skew_exp", "symmetric_exp"])
 
@@ -55,7 +55,7 @@ def test_whole_matrices(n, dtype, gpu):
 
 
 @DTYPES
-@pytest.mark.parametrize("n", [2, 8, 16, 24, 32, 33, 100])
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 16, 24, 32, 33, 100])
 def test_orthogonal_for_every_finite_matrix(n, dtype, gpu):
     for power in (0, 3, 4, 6, 12, 30, 37):
         X = torch.randn(5, n, n, dtype=dtype, device=gpu).clamp(-3, 3) * (10.0**power / 3)

@@ -22,7 +22,6 @@ Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
   const int64_t n = X.size(-1), count = X.numel() / (n * n);
   with_real_type(X.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const auto program = Program<acc_t<T>>::of(structure, G != nullptr);
     const Batch<T> batch{dense_X.const_data_ptr<T>(),
                          G ? dense_G.const_data_ptr<T>() : nullptr,
                          out.mutable_data_ptr<T>(),
@@ -31,6 +30,8 @@ Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
                          structure,
                          lower,
                          transposed};
+    if (structure == Structure::skew && n >= 2 && n <= 4) return launch_rotations<T>(batch);
+    const auto program = Program<acc_t<T>>::of(structure, G != nullptr);
     if (n > kWarpOrder || !launch_lanes<T>(program, batch)) launch_team<T>(program, batch, X.options());
   });
   return out;

@@ -7,6 +7,9 @@
 
 namespace fastparam::cuda {
 
+// For skew matrices of order 2 to 4.
+template <class T>
+void launch_rotations(const Batch<T>& batch);
 // For n <= kWarpOrder. Returns false without a launch if a block of the current device has too little shared
 // memory.
 template <class T>
