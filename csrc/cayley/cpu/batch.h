@@ -40,7 +40,7 @@ void forward_share(const CayleyCall<T>& call, int64_t begin, int64_t end, void* 
   const FlushDenormals flush;
   const Path path = plan_of<T>(call.n).path;
   if (path == Path::tiny) run_tiny<TinyForward, T>(call, begin, end);
-  else if (path == Path::lanes) run_simd<LanesForward<T>>(&call, begin, end, scratch);
+  else if (path == Path::lanes) run_lanes_of<LanesForward, T>(call.n, &call, begin, end, scratch);
   else
     for (int64_t m = begin; m < end; ++m) call.failed[m] = !matrix_forward<T, T>(call, m, scratch);
   if (std::any_of(call.failed + begin, call.failed + end, [](uint8_t f) { return f != 0; }))
@@ -108,7 +108,7 @@ void backward_share(const CayleyGradient<T>& call, int64_t begin, int64_t end, v
   const FlushDenormals flush;
   const Path path = plan_of<T>(call.n).path;
   if (path == Path::tiny) return run_tiny<TinyBackward, T>(call, begin, end);
-  if (path == Path::lanes) return run_simd<LanesBackward<T>>(&call, begin, end, scratch);
+  if (path == Path::lanes) return run_lanes_of<LanesBackward, T>(call.n, &call, begin, end, scratch);
   const int64_t n = call.n, tasks = strips_of(n);
   T *const U = static_cast<T*>(scratch), *const strips = U + n * largest_stride(n);
   for (int64_t m = begin; m < end; ++m) {

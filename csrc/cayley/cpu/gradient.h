@@ -13,11 +13,11 @@ namespace fastparam::cpu {
 
 // ---- tiny -------------------------------------------------------------------------------------------------
 
-template <class T>
+template <class T, int N>
 struct LanesBackward {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t begin, int64_t end, void* scratch) {
-    using Lane = Lanes<T, Bytes>;
+    using Lane = Lanes<T, Bytes, N>;
     using V = typename Lane::V;
     const Lane lanes(call->n);
     const int n = lanes.n, stride = lanes.stride, size = n * n, entries = static_cast<int>(call->entries());

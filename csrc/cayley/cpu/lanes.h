@@ -14,16 +14,16 @@ constexpr int64_t factors_of(int64_t n) {
   return n + 64 / static_cast<int64_t>(sizeof(T));
 }
 
-template <class T, int Bytes>
-struct Lanes : SideBySide<T, Bytes> {
-  using Base = SideBySide<T, Bytes>;
+template <class T, int Bytes, int N>
+struct Lanes : SideBySide<T, Bytes, N> {
+  using Base = SideBySide<T, Bytes, N>;
   using Base::column_place, Base::gather, Base::kColumns, Base::L, Base::n, Base::packed_place, Base::place,
       Base::scatter, Base::stride;
   using typename Base::V;
   using Mask = MaskOf<T, L>;
   static constexpr int kPivots = 4;  // a step eliminates this many pivots in kColumns columns at once
 
-  FASTPARAM_INLINE explicit Lanes(int64_t n) : Base(n) {}
+  FASTPARAM_INLINE explicit Lanes(int64_t order) : Base(order) {}
 
   // ---- elimination
 
@@ -205,11 +205,11 @@ struct Lanes : SideBySide<T, Bytes> {
   }
 };
 
-template <class T>
+template <class T, int N>
 struct LanesForward {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const CayleyCall<T>* call, int64_t begin, int64_t end, void* scratch) {
-    using L = Lanes<T, Bytes>;
+    using L = Lanes<T, Bytes, N>;
     L(call->n).forward(*call, begin, end, static_cast<typename L::V*>(scratch));
   }
 };

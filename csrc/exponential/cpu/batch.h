@@ -99,8 +99,9 @@ void run_lanes(const Exponential<T>& call, int64_t begin, int64_t end, void* scr
     case 2: return run(RotationBody<T, 2>());
     case 3: return run(RotationBody<T, 3>());
     case 4: return run(RotationBody<T, 4>());
-    default: return run(LanesBody<T>());
   }
+  run_lanes_of<LanesBody, T>(call.n, call.X, call.G, call.out, call.n, call.structure, call.lower, scratch,
+                             begin, end);
 }
 
 template <class T>

@@ -7,24 +7,24 @@
 
 namespace fastparam::cpu {
 
-template <class T, int Bytes>
+template <class T, int Bytes, int N>
 class LaneChain;
 // A sum with products, which is compiled as a separate function.
-template <class T>
+template <class T, int N>
 struct LaneSum {
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const LaneChain<T, Bytes>* chain, Matrix O, Terms<T> terms,
+  static FASTPARAM_INLINE void run(const LaneChain<T, Bytes, N>* chain, Matrix O, Terms<T> terms,
                                    Products products) {
     chain->make_here(O, terms, products);
   }
 };
 
-template <class T, int Bytes>
-class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
-  using Tile = SideBySide<T, Bytes>;
-  using Base = Recurrence<LaneChain<T, Bytes>, T>;
+template <class T, int Bytes, int N>
+class LaneChain : SideBySide<T, Bytes, N>, Recurrence<LaneChain<T, Bytes, N>, T> {
+  using Tile = SideBySide<T, Bytes, N>;
+  using Base = Recurrence<LaneChain<T, Bytes, N>, T>;
   friend Base;
-  friend LaneSum<T>;
+  friend LaneSum<T, N>;
   using Base::dual_, Base::structure_, Base::known;
   using Tile::L, Tile::n, Tile::stride;
   using typename Tile::V;
@@ -33,8 +33,8 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
   V* const memory_;
 
  public:
-  FASTPARAM_INLINE LaneChain(int64_t n, Structure structure, bool with_derivative, void* memory)
-      : Tile(n),
+  FASTPARAM_INLINE LaneChain(int64_t order, Structure structure, bool with_derivative, void* memory)
+      : Tile(order),
         Base(structure, with_derivative),
         memory_(static_cast<V*>(memory)) {}
 
@@ -73,7 +73,7 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
     });
   }
   FASTPARAM_INLINE void make(Matrix O, Terms<T> terms, Products products, bool) const {
-    run_at<Bytes, LaneSum<T>>(this, O, terms, products);
+    run_at<Bytes, LaneSum<T, N>>(this, O, terms, products);
   }
   FASTPARAM_INLINE void make_here(Matrix O, Terms<T> terms, Products products) const {
     const V* of[kMostTerms];
@@ -250,12 +250,12 @@ class LaneChain : SideBySide<T, Bytes>, Recurrence<LaneChain<T, Bytes>, T> {
   }
 };
 
-template <class T>
+template <class T, int N>
 struct LanesBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const T* X, const T* G, T* out, int64_t n, Structure structure, bool lower,
                                    void* memory, int64_t begin, int64_t end) {
-    LaneChain<T, Bytes>(n, structure, G != nullptr, memory).run(X, G, out, lower, begin, end);
+    LaneChain<T, Bytes, N>(n, structure, G != nullptr, memory).run(X, G, out, lower, begin, end);
   }
 };
 

@@ -80,8 +80,8 @@ struct RotationBody {
       if (all(told)) continue;
       for (int l = 0; l < live; ++l)
         if (told[l] == 0)
-          run_at<Bytes, LanesBody<T>>(X, G, out, int64_t(N), Structure::skew, lower, memory, m + l,
-                                      m + l + 1);
+          run_at<Bytes, LanesBody<T, 0>>(X, G, out, int64_t(N), Structure::skew, lower, memory, m + l,
+                                         m + l + 1);
     }
   }
 };

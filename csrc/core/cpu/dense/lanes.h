@@ -11,24 +11,47 @@ namespace fastparam::cpu {
 
 constexpr int kLargestLanes = 32;  // the largest order
 
-template <class T, int Bytes>
-struct SideBySide {
+// The order of the matrices, which the compiler knows unless N is 0.
+template <int N>
+struct LaneOrder {
+  // odd, because rows of whole kilobytes would use few sets of the L1 cache
+  static constexpr int stride_of(int n) { return n > 8 ? n | 1 : n; }
+  static constexpr int n = N, stride = stride_of(N);
+  FASTPARAM_INLINE explicit LaneOrder(int64_t) {}
+};
+template <>
+struct LaneOrder<0> {
+  const int n, stride;
+  FASTPARAM_INLINE explicit LaneOrder(int64_t n)
+      : n(static_cast<int>(n)),
+        stride(LaneOrder<1>::stride_of(this->n)) {}
+};
+
+// Runs Body<T, N> for matrices of order n. Loops of a known length are 1.1 to 1.2 times as fast for order 8.
+template <template <class, int> class Body, class T, class... A>
+void run_lanes_of(int64_t n, A... a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (n == 8) return run_simd<Body<T, 8>>(a...);
+  run_simd<Body<T, 0>>(a...);
+}
+
+template <class T, int Bytes, int N>
+struct SideBySide : LaneOrder<N> {
+  using LaneOrder<N>::n, LaneOrder<N>::stride;
   static constexpr int L = Bytes / sizeof(T);
   static constexpr int kColumns = Bytes == 64 ? 4 : 2;  // of a tile, which has at most 4 x 4 registers
   using V = Vec<T, L>;
 
-  const int n;
-  const int stride = n > 8 ? n | 1 : n;  // odd: rows of whole kilobytes would use few sets of the L1 cache
   // The vectors of the entries, in memory order: of all entries, of those above the diagonal, and of one per
   // column.
   int32_t place[kLargestLanes * kLargestLanes], packed_place[kLargestLanes * kLargestLanes / 2];
   int32_t column_place[kLargestLanes];
 
-  FASTPARAM_INLINE explicit SideBySide(int64_t n) : n(static_cast<int>(n)) {
+  FASTPARAM_INLINE explicit SideBySide(int64_t order) : LaneOrder<N>(order) {
     int e = 0, packed = 0;
-    for (int i = 0; i < this->n; ++i) {
+    for (int i = 0; i < n; ++i) {
       column_place[i] = i;
-      for (int j = 0; j < this->n; ++j) {
+      for (int j = 0; j < n; ++j) {
         place[e++] = i * stride + j;
         if (j > i) packed_place[packed++] = i * stride + j;
       }
