@@ -8,7 +8,9 @@
 #define __global__
 #define __device__
 #define __host__
+#ifndef __forceinline__
 #define __forceinline__ inline
+#endif
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) alignas(n)

@@ -45,7 +45,8 @@ struct BackwardShape {
   static constexpr int kBlocks = 65536 / (kThreads * (sizeof(A) == 4 ? 128 : 255));  // per SM, by registers
   static constexpr int kMatrices = kThreads / kLanes;                                // per block
   static constexpr int kLd = N + 4;
-  static constexpr int kSharedBytes = kMatrices * 2 * N * kLd * static_cast<int>(sizeof(A));
+  static constexpr int kWords = 2 * N * kLd + (N == 16 ? 8 : 4);  // the groups of a warp use different banks
+  static constexpr int kSharedBytes = kMatrices * kWords * static_cast<int>(sizeof(A));
 };
 
 // acc[r][c] = sum over k of left(row r, k) * right(k, column c), where left(i, k) = left[i * row_step +
@@ -100,11 +101,11 @@ __global__ void __launch_bounds__(BackwardShape<acc_t<T>, N>::kThreads, Backward
   const int order = matrix < batch ? gradient.n : 0;
   const T *const from_q = Q.matrix(matrix < batch ? matrix : 0), *const from_g =
                                                                      G.matrix(matrix < batch ? matrix : 0);
-  A* const p = dynamic_shared<A>() + group * 2 * N * S::kLd;
+  A* const p = dynamic_shared<A>() + group * S::kWords;
   A* const g = p + N * S::kLd;
   T* const d = gradient.matrix(matrix);
   const bool active = lane < S::kY * S::kX;
-  const int y = active ? lane / S::kX : 0, x = active ? lane % S::kX : 0;
+  const int y = active ? tile_row<S, A>(lane) : 0, x = active ? lane % S::kX : 0;
 
 #pragma unroll 4
   for (int e = lane; e < N * N; e += S::kLanes) {

@@ -21,8 +21,11 @@ struct WarpShape {
   static constexpr int kMatrices = 32 / kLanes;  // per warp
   static constexpr int kLd = N + 1;
   static constexpr int kStage = round_up(N * kLd, 4);
-  static constexpr int kWords = kStage + 3 * N;  // stage, two pivot lines, pivot numbers
-  static constexpr int kWarps = 4;               // per block
+  // The stage and two pivot lines. The groups of a warp are as far apart as their lanes' rows, modulo the
+  // banks, so that all lanes of the warp access rows and columns as those of one matrix: without conflicts.
+  static constexpr int kBanks = 128 / sizeof(A);
+  static constexpr int kWords = kLanes * kLd + round_up(larger(0, kStage + 2 * N - kLanes * kLd), kBanks);
+  static constexpr int kWarps = 4;  // per block
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kBlocks = sizeof(A) == 4 ? 4 : 3;  // per SM, at least: limits the registers
   static constexpr int kSharedBytes = kWarps * kMatrices * kWords * static_cast<int>(sizeof(A));
@@ -134,8 +137,8 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
       const double other = __shfl_xor_sync(kWholeWarp, far, bits);
       far = other > far ? other : far;
     }
+    __syncwarp();  // also after the last step: E is reused, and shuffles do not order accesses to memory
     if (!(far > kPolished * sqrt(static_cast<double>(n)) && far < kNear)) break;
-    __syncwarp();
     double column[N];
 #pragma unroll
     for (int r = 0; r < N; ++r) column[r] = lane < n && r < n ? Q[r * n + lane] : 0;

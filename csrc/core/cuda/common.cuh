@@ -125,6 +125,14 @@ __device__ __forceinline__ void store4(A* p, const Four<A>& x) {
   *reinterpret_cast<Four<A>*>(p) = x;
 }
 
+// The first row of the tile of a lane. At N = 32, eight lanes access two rows, whose elements are N + 4
+// apart. If they are 4-byte elements, the rows use different banks if they are four rows apart.
+template <class S, class A>
+__device__ __forceinline__ int tile_row(int lane) {
+  const int y = lane / S::kX;
+  return S::N == 32 && sizeof(A) == 4 ? y % 2 * 4 + y / 2 : y;
+}
+
 // The block's dynamic shared memory.
 template <class A>
 __device__ __forceinline__ A* dynamic_shared() {

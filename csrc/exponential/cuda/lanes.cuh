@@ -21,9 +21,9 @@ struct LanesShape {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroups = kWarps * kMatrices;
   // Eight lanes that read 16 bytes each access different banks.
-  static constexpr int kLd = sizeof(A) == 8 || N == 32 ? N + 4 : N;
+  static constexpr int kLd = (sizeof(A) == 8 && N > 4) || N == 32 ? N + 4 : N;
   static constexpr int kSize = N * kLd;
-  static constexpr int kSkip = N == 4 ? 64 / static_cast<int>(sizeof(A)) : 0;
+  static constexpr int kSkip = N > 4 ? 0 : sizeof(A) == 8 ? 6 : 16;
 
   static constexpr int words(bool dual) { return (dual ? 2 : 1) * kPlaces<A> * kSize + kSkip; }
   static constexpr int shared_bytes(bool dual) { return kGroups * words(dual) * static_cast<int>(sizeof(A)); }
@@ -42,8 +42,8 @@ struct LanesChain {
       : memory(memory),
         n(n),
         lane(threadIdx.x % S::kLanes),
-        y(lane < S::kY * S::kX ? lane / S::kX : 0),  // idle lanes repeat the first one, without writing
-        x(lane < S::kY * S::kX ? lane % S::kX : 0),
+        y(tile_row<S, A>(lane)),
+        x(lane % S::kX),
         active(lane < S::kY * S::kX) {}
 
   __device__ __forceinline__ A* at(int place) const { return memory + place * S::kSize; }
@@ -85,6 +85,10 @@ struct LanesChain {
       }
   }
   __device__ __forceinline__ void take(const Step<A>& step, bool mine) const {
+    if (active && mine) write_tile(step);
+    __syncwarp();
+  }
+  __device__ __forceinline__ void write_tile(const Step<A>& step) const {
     A acc[S::kTr][S::kTc] = {};
 #pragma unroll 1
     for (int t = 0; t < step.count; ++t) add_term(acc, step.factors[t], at(step.terms[t]), step.transposed);
@@ -101,24 +105,24 @@ struct LanesChain {
               row(r) < n && column(c) + w < n;  // if a product overflows, 0 times an entry is NaN
           v.v[w] = inside ? acc[r][c + w] + (row(r) == column(c) + w ? step.diagonal : A(0)) : A(0);
         }
-        if (active && mine) store4(O + offset(r, c), v);
+        store4(O + offset(r, c), v);
       }
-    __syncwarp();
   }
   template <class F>
   __device__ __forceinline__ void each(const F& f) const {
+    if (!active) return;
 #pragma unroll
     for (int r = 0; r < S::kTr; ++r)
 #pragma unroll
       for (int c = 0; c < S::kTc; c += 4) f(offset(r, c));
   }
-  // Each lane scales its own tile.
+  // Each active lane scales its own tile.
   __device__ __forceinline__ void scale(int place, A by) const {
     each([&](int e) {
       Four<A> v = load4(at(place) + e);
 #pragma unroll
       for (int w = 0; w < 4; ++w) v.v[w] *= by;
-      if (active) store4(at(place) + e, v);
+      store4(at(place) + e, v);
     });
   }
   __device__ __forceinline__ A squares_of(int place) const {
@@ -128,7 +132,6 @@ struct LanesChain {
 #pragma unroll
       for (int w = 0; w < 4; ++w) sum += v.v[w] * v.v[w];
     });
-    if (!active) sum = A(0);
 #pragma unroll
     for (int bits = S::kLanes / 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, bits);
     return sum;

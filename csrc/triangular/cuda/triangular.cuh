@@ -174,18 +174,20 @@ __global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bi
   Bits* tile = reinterpret_cast<Bits*>(memory[group]);
   const Pair<Bits, Order> pair(m, blockIdx.x * (blockDim.x / S::kThreads) + group, pairs);
 
+  // Data that is entirely in the other triangle is not loaded.
+  const auto is_loaded = [&](int r, int c) {
+    return pair.in_given(r, c) && (!pair.diagonal || (m.lower ? c <= r : c + V > r));
+  };
   Pack<Bits, V> x[S::kItems];
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
     const int r = S::row(thread, i), c = S::column(thread, i);
-    const bool read = !pair.diagonal ||
-                      (m.lower ? c <= r : c + V > r);  // data entirely in the other triangle is not loaded
-    if (read && pair.in_given(r, c)) x[i] = load<V>(pair.given(r, c));
+    if (is_loaded(r, c)) x[i] = load<V>(pair.given(r, c));
   }
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
     const int r = S::row(thread, i), c = S::column(thread, i);
-    if (!pair.in_given(r, c)) continue;
+    if (!is_loaded(r, c)) continue;
     store<V>(tile + S::place(r, c), x[i]);
     if (!pair.diagonal) store_global<V>(pair.given_out(r, c), x[i]);
   }
