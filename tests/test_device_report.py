@@ -8,7 +8,9 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -65,6 +67,27 @@ def test_jobs_take_turns_and_end_with_what_compiles_slowly():
     assert order == [("a", 16, False), ("b", 32, False), ("a", 8, False), ("b", 32, True)]
     assert not list(device_bench.jobs(cases, "cuda"))
     assert [case.shape[0] for _, case, _ in device_bench.jobs(cases, "cpu", only="skew-8x8-")] == [8]
+
+
+def test_the_most_important_cases_come_first():
+    cases = {"a": [Case(SKEW, (16, 16), quick=True), Case(SKEW, (4096, 4096))]}
+    assert [case.shape[0] for _, case, _ in device_bench.jobs(cases, "cpu")] == [4096, 16]
+
+
+@pytest.mark.slow
+def test_the_most_important_cases_exist_where_the_program_is_started():
+    code = (
+        "import torch, sys; torch.cuda.is_available = lambda: True; import device_bench; "
+        "found = {device_bench.rank(c) for cases in device_bench.families().values() for c in cases "
+        "if c.device == 'cuda'}; sys.exit(found != set(range(len(device_bench.FIRST) + 1)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks' / 'gpu'}"},
+    )
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.fixture

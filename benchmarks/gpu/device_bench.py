@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(BENCHMARKS))
+sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS.parent / "tests")]  # eager modules are in tests/tutorial.py
 
 import ceilings  # noqa: E402
 import report  # noqa: E402
@@ -33,6 +33,23 @@ from measure import Case, Settings, race  # noqa: E402
 BUDGET = 0.1  # seconds of rounds per case
 COMPILED_FROM = 2**26  # bytes: larger cases are worth the seconds that torch.compile takes
 COMPILING = 25  # seconds that must be left before a case with torch.compile, whose first call is slow
+# The cases that answer the most important questions, in this order, by the beginning of their labels. They
+# are measured first.
+FIRST = (
+    # maps that move memory: the fraction of the copy rate, and times eager
+    r"(symmetric|skew|masked_prune)-(4096x4096|4096x64x64|1000000x8x8)-float32",
+    # batches of Cayley maps
+    r"skew_cayley-(16384x4x4|4096x8x8|1024x16x16|256x32x32|64x64x64)-float32",
+    r"skew_cayley_packed-(128x32x32|32x96x96)-",
+    # single matrices, and tall ones
+    r"skew_cayley-(256x256|512x512|1024x1024|2048x2048|4096x4096)-float32",
+    r"stiefel_cayley-(1024x64|4096x128)-",
+    # exponentials and signs
+    r"(skew_exp|symmetric_exp|matrix_exp)-(1024x8x8|64x32x32|256x256)-float32",
+    r"skew_cayley signs-",
+    # small weights, whose time is that of the call
+    r"(symmetric|masked_prune|skew_cayley)-16x16-float32",
+)
 Job = tuple[str, Case, bool]  # family, case, with torch.compile
 
 
@@ -44,14 +61,20 @@ def families() -> dict[str, list[Case]]:
 
 def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[Job]:
     """Yields the measurements, the most informative first, so that the least important ones are cut when time
-    runs out. Families take turns.
+    runs out. After the cases of FIRST, families take turns.
     """
     mine = {
         family: [case for case in listed if case.device == device and re.search(only, str(case))]
         for family, listed in cases.items()
     }
+    first = [(family, case) for family, listed in mine.items() for case in listed if rank(case) < len(FIRST)]
+    yield from ((family, case, False) for family, case in sorted(first, key=lambda job: rank(job[1])))
     plain = [
-        [(family, case, False) for case in sorted(listed, key=lambda case: not case.quick)]
+        [
+            (family, case, False)
+            for case in sorted(listed, key=lambda case: not case.quick)
+            if rank(case) == len(FIRST)
+        ]
         for family, listed in mine.items()
     ]
     compiled = [
@@ -60,6 +83,11 @@ def jobs(cases: dict[str, list[Case]], device: str, only: str = "") -> Iterator[
     for stage in (plain, compiled):
         for turn in zip_longest(*stage):
             yield from (job for job in turn if job is not None)
+
+
+def rank(case: Case) -> int:
+    """The position in FIRST."""
+    return next((i for i, pattern in enumerate(FIRST) if re.match(pattern, str(case))), len(FIRST))
 
 
 def worth_compiling(case: Case) -> bool:

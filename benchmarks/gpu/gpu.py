@@ -5,16 +5,19 @@ minutes and without a network.
     python benchmarks/gpu/gpu.py test bench          only these phases
 
 build     builds fastparam in place, for the architecture of the first visible device
-test      runs the CUDA tests, several files at a time
+test      runs the CUDA tests of every family, several files at a time
+bench     measures the ceilings of the device, then runs every benchmark, the most important cases first
+          (device_bench.py)
+graphs    captures and replays every op, cooperative launches included (tests/cuda/test_cuda_graphs.py)
 sanitize  runs memcheck, racecheck, initcheck and synccheck on every kernel (every_kernel.py), if
           compute-sanitizer is present
-bench     measures the ceilings of the device, then runs every benchmark (device_bench.py)
 report    writes <device>.json, <device>.md and plots (device_report.py) to --out, by default
           benchmarks/results
 
 It needs torch, pybind11, ninja, pytest and a CUDA toolkit, and uses hypothesis, matplotlib and
-compute-sanitizer if they are present. A phase that fails does not stop the next one. Logs and results of the
-phases are in build/gpu.
+compute-sanitizer if they are present. The phases run in the order of what is worth most if the time ends, and
+time for the report is reserved. A phase that fails does not stop the next one. Logs and results of the phases
+are in build/gpu.
 """
 
 from __future__ import annotations
@@ -39,13 +42,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+GRAPHS = ROOT / "tests" / "cuda" / "test_cuda_graphs.py"
 WORK = ROOT / "build" / "gpu"
 TOTAL = 470.0  # seconds
 RESERVED = {
-    "build": 190.0,
-    "test": 110.0,
+    "build": 180.0,
+    "test": 90.0,
+    "bench": 90.0,
+    "graphs": 20.0,
     "sanitize": 70.0,
-    "bench": 80.0,
     "report": 20.0,
 }  # the time that a phase can rely on
 # racecheck and synccheck look at what happens inside of the blocks of a kernel, so they run only on our
@@ -180,12 +185,12 @@ def build(capability: str, deadline: float) -> Outcome:
 
 def test_files() -> tuple[list[Path], list[Path]]:
     """Returns the files with tests that run on a device, with those that need one first, and the files that
-    cannot run without hypothesis.
+    cannot run without hypothesis. Those of CUDA graphs have a phase of their own.
     """
     files = sorted(
         path
         for path in (ROOT / "tests").rglob("test_*.py")
-        if re.search(r"\bdevice\b|\bgpu\b", path.read_text())
+        if path != GRAPHS and re.search(r"\bdevice\b|\bgpu\b", path.read_text())
     )
     lacks = importlib.util.find_spec("hypothesis") is None
     left = [
@@ -206,7 +211,14 @@ def counts(output: str) -> Counter[str]:
 
 
 def test(capability: str, deadline: float) -> Outcome:
-    files, left = test_files()
+    return run_tests("test", *test_files(), deadline)
+
+
+def graphs(capability: str, deadline: float) -> Outcome:
+    return run_tests("graphs", [GRAPHS], [], deadline)
+
+
+def run_tests(phase: str, files: list[Path], left: list[Path], deadline: float) -> Outcome:
     pytest = [
         sys.executable,
         "-m",
@@ -221,7 +233,7 @@ def test(capability: str, deadline: float) -> Outcome:
     ]
     together = max(1, min(8, (os.cpu_count() or 1) // 2))
     ended = run_all({path.name: [*pytest, path] for path in files}, deadline, together, OMP_NUM_THREADS="2")
-    log("test", ended)
+    log(phase, ended)
     by_file = {name: counts(e.output) for name, e in ended.items()}
     late = [name for name, e in ended.items() if e.status == 124]
     failed = [
@@ -238,7 +250,7 @@ def test(capability: str, deadline: float) -> Outcome:
         for word in ("passed", "failed", "error", "skipped")
         if total[word] or word == "passed"
     )
-    detail += f" in {len(files)} files"
+    detail += f" in {len(files)} file{'s' * (len(files) != 1)}"
     missing = [path.name for path in left]
     words = {
         "failed": failed,
@@ -319,8 +331,9 @@ Phase = Callable[[str, float], Outcome]
 PHASES: dict[str, Phase] = {
     "build": build,
     "test": test,
-    "sanitize": sanitize,
     "bench": bench,
+    "graphs": graphs,
+    "sanitize": sanitize,
     "report": report,
 }
 
