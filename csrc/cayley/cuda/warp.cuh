@@ -120,15 +120,18 @@ struct Group {
 };
 
 // Replaces Q by Q (3 I - Q^T Q) / 2, in a warp. E is n x n words of shared memory. Stops if Q is orthogonal,
-// or not near an orthogonal matrix.
+// or not near an orthogonal matrix. The loops are not unrolled, because this would take up to 80 registers
+// from the kernel, for a part that is seldom executed.
 template <int N>
 __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
   const int lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int step = 0; step < kPolishSteps; ++step) {
     double far = 0;
+#pragma unroll 1
     for (int j = 0; lane < n && j < n; ++j) {
       double e = lane == j ? -1 : 0;  // of Q Q^T - I
+#pragma unroll 1
       for (int c = 0; c < n; ++c) e += Q[lane * n + c] * Q[j * n + c];
       E[lane * n + j] = (lane == j ? 1 : 0) - e / 2;
       far = e > far ? e : -e > far ? -e : far;
@@ -142,6 +145,7 @@ __device__ __forceinline__ void polish_by_warp(double* Q, double* E, int n) {
     double column[N];
 #pragma unroll
     for (int r = 0; r < N; ++r) column[r] = lane < n && r < n ? Q[r * n + lane] : 0;
+#pragma unroll 1
     for (int i = 0; lane < n && i < n; ++i) {
       double q = 0;
 #pragma unroll
@@ -200,6 +204,7 @@ __device__ __forceinline__ void pivoted_by_warp(const Given<T>& given, long long
   if constexpr (sizeof(T) == 8) {
     if (skew) polish_by_warp<N>(q, shared, n);
     if (lane < n && given.flips(matrix, lane))
+#pragma unroll 1
       for (int i = 0; i < n; ++i) q[i * n + lane] = -q[i * n + lane];
   }
 }
