@@ -39,7 +39,7 @@ static void tiles() {
   constexpr int n = 2 * Order;
   const std::vector<Bits> x(n * n);
   std::vector<Bits> y(n * n);
-  const Triangular<Bits> m{x.data(), y.data(), n * n, n, 1, n, 0, 0, false};
+  const Triangular<Bits> m{x.data(), y.data(), n * n, n, 1, n, 0, 0, false, true};
   count(V > 1 ? "triangular_forward, wide" : "triangular_forward", sizeof(T), Order, 1, S::kThreads, 0,
         triangular_forward<Bits, V, Order>, m, 3u);
   count(V > 1 ? "triangular_adjoint, wide" : "triangular_adjoint", sizeof(T), Order, 1, S::kThreads, 0,

@@ -17,7 +17,8 @@ struct Dimension {
 
 static bool same(const void* a, const void* b, size_t bytes) { return std::memcmp(a, b, bytes) == 0; }
 
-// X is NaN wherever the mask prunes it, which is the initial content of Buffer.
+// X is NaN wherever the mask prunes it, which is the initial content of Buffer. X is misaligned by `shift`
+// elements, and so are Y and the mask if they are not accessed in chunks.
 template <class T, int V, bool Packed, bool InRows, class Index>
 void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, long long gap) {
   Pruning<T, Index> p{};
@@ -31,12 +32,13 @@ void one(const std::vector<Dimension>& dimensions, int blocks, size_t shift, lon
     reach += (dimensions[d].size - 1) * p.stride[d];
     count *= dimensions[d].size;
   }
-  Buffer<T> x(count, shift), y(count, shift);
-  Buffer<unsigned char> mask(Packed ? (reach + 7) / 8 : reach, shift);
+  Buffer<T> x(count, shift), y(count, V > 1 ? 0 : shift);
+  Buffer<unsigned char> mask(Packed ? (reach + 7) / 8 : reach, V > 1 ? 0 : shift);
   std::mt19937_64 random(static_cast<unsigned>(count * 8 + V));
   for (size_t i = 0; i < mask.size(); ++i)
     mask[i] = static_cast<unsigned char>(Packed ? random() : random() % 2 * (1 + random() % 2));
   p.in = x.data(), p.out = y.data(), p.mask = mask.data(), p.count = static_cast<Index>(count);
+  p.aligned = shift == 0;
 
   std::vector<bool> keep(count);
   for (long long e = 0; e < count; ++e) {
@@ -79,6 +81,7 @@ void flat(bool quick) {
        {1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 255, 257, 1000, 1023, 2049, 8191, 8192, 8200, 20001}) {
     if (quick && count > 2049) break;
     every_grid<T, V, Packed, false>({{count, false}}, 0, 0);
+    if (V > 1) every_grid<T, V, Packed, false>({{count, false}}, kNarrow<T>, 0);
     every_grid<T, 1, Packed, false>({{count, false}}, sizeof(T) == 16 ? 0 : count % 3, 0);
     if (!Packed) every_grid<T, V, Packed, false>({{count, true}}, 0, 0);
   }
@@ -101,7 +104,8 @@ void rows(bool quick) {
             {{row, one_a_row}, {2, true}, {1, false}, {others, false}, {2, true}, {2, false}}};
         for (const auto& mask : masks) {
           every_grid<T, 1, Packed, true>(mask, sizeof(T) == 16 ? 0 : others % 3, 3);
-          if (row % V == 0) every_grid<T, V, Packed, true>(mask, 0, 2 * V - 1);
+          if (row % V == 0)
+            every_grid<T, V, Packed, true>(mask, V > 1 ? others % 2 * kNarrow<T> : 0, 2 * V - 1);
         }
       }
   }

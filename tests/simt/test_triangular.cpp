@@ -14,7 +14,7 @@ using simt::Buffer;
 struct Layout {
   int n, batch, row_pad = 0;  // row_stride - n
   int batch_pad = 0;          // batch_stride - n row_stride; kBroadcast: batch_stride = 0
-  size_t shift = 0;           // elements by which `in` and `out` are misaligned
+  size_t shift = 0;           // elements by which `in` is misaligned, and `out` unless it is written wide
 };
 constexpr int kBroadcast = -1;
 
@@ -33,7 +33,7 @@ struct Case {
         skew(skew),
         lower(lower),
         x((layout.batch - 1) * batch_stride + (n - 1) * row_stride + n, layout.shift),
-        y(static_cast<size_t>(layout.batch) * n * n, layout.shift) {
+        y(static_cast<size_t>(layout.batch) * n * n, vector > 1 ? 0 : layout.shift) {
     std::mt19937_64 random(static_cast<unsigned>(n * 64 + layout.batch));
 #ifdef __SANITIZE_ADDRESS__
     __asan_poison_memory_region(x.data(), x.size() * sizeof(Bits));
@@ -80,7 +80,8 @@ struct Case {
             n,
             skew ? sign : Bits(0),
             skew ? Bits(0) : all,
-            lower};
+            lower,
+            layout.shift == 0 && (row_stride | batch_stride) % kWide<Bits> == 0};
   }
   void verify(const char* kernel) {
     int wrong = 0;
@@ -99,8 +100,8 @@ template <class T, bool Adjoint>
 void flat(Layout layout, bool skew, bool lower) {
   Case<T, Adjoint> test(layout, skew, lower, 1);
   const int per_block = flat_matrices<T>(layout.n);
-  simt::launch((layout.batch + per_block - 1) / per_block, kBlock, 0, triangular_flat<T, Adjoint>,
-               test.map());
+  simt::launch((layout.batch + per_block - 1) / per_block, flat_threads(layout.n), 0,
+               triangular_flat<T, Adjoint>, test.map());
   test.verify("flat");
 }
 
@@ -144,8 +145,11 @@ void tile_sizes(bool quick) {
       const Layout layouts[] = {
           {n, batch}, {n, batch, 1, 0, 1}, {n, batch, 0, 3, 2}, {n, batch, 5, kBroadcast, 3}};
       tiles<T, Adjoint, 1, Order>(layouts[++turn % 4], flags & 1, flags & 2, groups);
-      const Layout wide[] = {{n, batch}, {n, batch, V}, {n, batch, 0, 3 * V}, {n, batch, 2 * V, kBroadcast}};
-      if (n % V == 0) tiles<T, Adjoint, V, Order>(wide[turn / 2 % 4], flags & 1, flags & 2, groups);
+      constexpr int W = kNarrow<BitsOf<T>>;
+      const Layout wide[] = {
+          {n, batch},          {n, batch, V}, {n, batch, 0, 3 * V}, {n, batch, 2 * V, kBroadcast},
+          {n, batch, 0, 0, W}, {n, batch, W}, {n, batch, 0, 3 * W}};
+      if (n % V == 0) tiles<T, Adjoint, V, Order>(wide[turn / 2 % 7], flags & 1, flags & 2, groups);
     }
   }
 }

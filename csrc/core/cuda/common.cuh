@@ -85,6 +85,23 @@ __device__ __forceinline__ Pack<T, V> load(const T* p) {
   return bit_cast<Pack<T, V>>(word);
 }
 
+// The neighbours that are moved at once if an address is a multiple of 4 bytes, but not of the whole access.
+template <class T>
+constexpr int kNarrow = larger(1, 4 / static_cast<int>(sizeof(T)));
+
+// In one access if `aligned`, and otherwise in accesses of kNarrow neighbours.
+template <int V, class T>
+__device__ __forceinline__ Pack<T, V> load(const T* p, bool aligned) {
+  if constexpr (V > kNarrow<T>)
+    if (!aligned) {
+      Pack<Pack<T, kNarrow<T>>, V / kNarrow<T>> parts;
+#pragma unroll
+      for (int i = 0; i < V / kNarrow<T>; ++i) parts.v[i] = load<kNarrow<T>>(p + i * kNarrow<T>);
+      return bit_cast<Pack<T, V>>(parts);
+    }
+  return load<V>(p);
+}
+
 template <int V, class T>
 __device__ __forceinline__ void store(T* p, const Pack<T, V>& x) {
   *reinterpret_cast<Word<T, V>*>(p) = bit_cast<Word<T, V>>(x);

@@ -1,7 +1,7 @@
 // masked_prune, pack_mask and unpack_mask as in prune.h. Elements are moved bit for bit; a pruned element is
 // +0, whatever its value was.
 //
-// A thread moves several chunks of 16 bytes (V elements; single elements if rows or addresses do not allow
+// A thread moves several chunks of 16 bytes (V elements; single elements if the rows of the mask do not allow
 // it) and requests all of them before it writes any, so that each thread has 64 bytes in flight. V is at
 // most 8, so the packed mask of a chunk is in one byte, which neighbours share through L1. If the mask
 // consists of rows, its position is found once per chunk by one division for each dimension beyond the
@@ -29,6 +29,7 @@ struct Pruning {
   T* out;
   const unsigned char* mask;
   Index count;
+  bool aligned;  // whether `in` is at a multiple of 16 bytes
   int depth;
   Index size[kMaskDepth];
   long long stride[kMaskDepth];
@@ -71,9 +72,10 @@ __device__ __forceinline__ Pack<T, V> pruned(Pack<T, V> x, unsigned bits) {
   return x;
 }
 
-// V > 1 needs addresses that are multiples of 16 bytes, and rows and strides that are multiples of V.
-// Without InRows, the mask has one dimension, and the last chunk can be incomplete. 4 blocks per processor
-// have 64 KB in flight, and need no register spills.
+// V > 1 needs an output at a multiple of 16 bytes, an input at a multiple of 4, and a mask whose rows,
+// strides and, if its bytes are read together, address are multiples of V. Without InRows, the mask has one
+// dimension, and the last chunk can be incomplete. 4 blocks per processor have 64 KB in flight, and need no
+// register spills.
 template <class T, int V, bool Packed, bool InRows, class Index>
 __global__ void __launch_bounds__(kBlock, 4) prune(const __grid_constant__ Pruning<T, Index> p) {
   const Index first = (static_cast<Index>(blockIdx.x) * kBlock + threadIdx.x) * V,
@@ -84,7 +86,7 @@ __global__ void __launch_bounds__(kBlock, 4) prune(const __grid_constant__ Pruni
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {
     const Index e = first + i * step;
-    if (e < p.count && p.count - e >= V) x[i] = load<V>(p.in + e);
+    if (e < p.count && p.count - e >= V) x[i] = load<V>(p.in + e, p.aligned);
   }
 #pragma unroll
   for (int i = 0; i < kMine; ++i) {

@@ -26,13 +26,13 @@ unsigned blocks_of(int64_t blocks) {
   return static_cast<unsigned>(blocks);
 }
 
+bool is_at(const Tensor& tensor, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % bytes == 0;
+}
+
 bool moves_16_bytes(const MaskedRows& rows, const Tensor& Y, int64_t elements) {
-  const auto address =
-      reinterpret_cast<uintptr_t>(rows.X.const_data_ptr()) | reinterpret_cast<uintptr_t>(Y.const_data_ptr());
   const bool by_byte = !rows.packed && rows.row.mask == 1;  // the bytes of the mask are read together
-  if (address % 16 != 0 ||
-      (by_byte && reinterpret_cast<uintptr_t>(rows.mask.const_data_ptr()) % elements != 0))
-    return false;
+  if (!is_at(Y, 16) || !is_at(rows.X, 4) || (by_byte && !is_at(rows.mask, elements))) return false;
   if (rows.outer.empty()) return true;
   bool whole = rows.row.size % elements == 0;
   for (const auto& d : rows.outer) whole = whole && (rows.row.mask == 0 || d.mask % elements == 0);
@@ -45,6 +45,7 @@ void launch(const MaskedRows& rows, Tensor& Y) {
                       static_cast<T*>(Y.mutable_data_ptr()),
                       static_cast<const unsigned char*>(rows.mask.const_data_ptr()),
                       static_cast<Index>(Y.numel()),
+                      is_at(rows.X, 16),
                       static_cast<int>(rows.outer.size()) + 1,
                       {static_cast<Index>(rows.row.size)},
                       {rows.row.mask}};

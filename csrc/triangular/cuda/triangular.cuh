@@ -15,8 +15,8 @@
 //   - Shared memory serves 128 bytes per clock. A tile passes through it once in each direction without bank
 //     conflicts (counted over every access of every Shape): 256 clocks of 2640 for 64 x 64 floats, 192 of
 //     1320 for 64 x 64 halves.
-// The weak spot is rows whose size is not a multiple of 16 bytes: processed element by element, 2-byte
-// types need about all issue slots.
+// The weak spot is an n that is not a multiple of 16 bytes: processed element by element, 2-byte types need
+// more issue slots than there are.
 #pragma once
 #include "../../core/cuda/tiles.cuh"
 
@@ -32,6 +32,7 @@ struct Triangular {
   int n;  // a matrix of a larger order does not fit in memory
   Bits flip, diagonal;
   bool lower;
+  bool aligned = false;  // whether `in` and its strides are multiples of 16 bytes
 
   // Returns whether (r, c) is strictly inside the given triangle.
   __device__ __forceinline__ bool given(int r, int c) const { return lower ? r > c : r < c; }
@@ -48,11 +49,13 @@ constexpr int kFlat = 16;
 template <class T>
 constexpr int kFlatItems = sizeof(T) == 2 ? 8 : 4;
 
-// The number of matrices that a block processes.
+// The number of matrices that a block processes, and its threads: at n = 12, 160 instead of 256, of which 144
+// have work.
 template <class T>
 constexpr int flat_matrices(int n) {
   return kBlock / (n * n) * kFlatItems<T>;
 }
+constexpr int flat_threads(int n) { return round_up(kBlock / (n * n) * n * n, 32); }
 
 template <class T, bool Adjoint>
 __global__ void __launch_bounds__(kBlock) triangular_flat(const Triangular<BitsOf<T>> m) {
@@ -128,16 +131,17 @@ struct Shape {
 
 // The pair of tiles of a group: the given one starts at (row, column), and the mirrored one at (column,
 // row).
-template <class Bits, int Order>
+template <class Bits, int V, int Order>
 struct Pair {
   const Bits* in;
   Bits* out;
   long long row_stride;
   int n, row, column;
-  bool diagonal;
+  bool diagonal, aligned;
 
   __device__ __forceinline__ Pair(const Triangular<Bits>& m, unsigned k, unsigned pairs)
-      : row_stride(m.row_stride) {
+      : row_stride(m.row_stride),
+        aligned(m.aligned) {
     const unsigned tiles = (static_cast<unsigned>(m.n) + Order - 1) / Order;
     n = k < pairs ? m.n : 0;  // a group without work takes part in the barriers and accesses no memory
     unsigned matrix;
@@ -151,11 +155,11 @@ struct Pair {
   }
   __device__ __forceinline__ bool in_given(int r, int c) const { return row + r < n && column + c < n; }
   __device__ __forceinline__ bool in_mirrored(int r, int c) const { return column + r < n && row + c < n; }
-  __device__ __forceinline__ const Bits* given(int r, int c) const {
-    return in + (row + r) * row_stride + column + c;
+  __device__ __forceinline__ Pack<Bits, V> given(int r, int c) const {
+    return load<V>(in + (row + r) * row_stride + column + c, aligned);
   }
-  __device__ __forceinline__ const Bits* mirrored(int r, int c) const {
-    return in + (column + r) * row_stride + row + c;
+  __device__ __forceinline__ Pack<Bits, V> mirrored(int r, int c) const {
+    return load<V>(in + (column + r) * row_stride + row + c, aligned);
   }
   __device__ __forceinline__ Bits* given_out(int r, int c) const {
     return out + static_cast<long long>(row + r) * n + column + c;
@@ -165,14 +169,15 @@ struct Pair {
   }
 };
 
-// V = kWide needs n, strides and pointers that are multiples of 16 bytes. A block has one to kGroups groups.
+// V = kWide needs an n that is a multiple of 16 bytes, so that the rows of the output are, and an input whose
+// address and strides are multiples of 4 bytes. A block has one to kGroups groups.
 template <class Bits, int V, int Order>
-__global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bits> m, unsigned pairs) {
+__global__ void __launch_bounds__(kBlock, 3) triangular_forward(const Triangular<Bits> m, unsigned pairs) {
   using S = Shape<Bits, V, Order>;
   __shared__ uint4 memory[S::kGroups][S::kElements / kWide<Bits>];
   const int thread = threadIdx.x % S::kThreads, group = threadIdx.x / S::kThreads;
   Bits* tile = reinterpret_cast<Bits*>(memory[group]);
-  const Pair<Bits, Order> pair(m, blockIdx.x * (blockDim.x / S::kThreads) + group, pairs);
+  const Pair<Bits, V, Order> pair(m, blockIdx.x * (blockDim.x / S::kThreads) + group, pairs);
 
   // Data that is entirely in the other triangle is not loaded.
   const auto is_loaded = [&](int r, int c) {
@@ -182,7 +187,7 @@ __global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bi
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
     const int r = S::row(thread, i), c = S::column(thread, i);
-    if (is_loaded(r, c)) x[i] = load<V>(pair.given(r, c));
+    if (is_loaded(r, c)) x[i] = pair.given(r, c);
   }
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
@@ -208,20 +213,21 @@ __global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bi
 }
 
 template <class T, int V, int Order>
-__global__ void __launch_bounds__(kBlock) triangular_adjoint(const Triangular<BitsOf<T>> m, unsigned pairs) {
+__global__ void __launch_bounds__(kBlock, 3)
+    triangular_adjoint(const Triangular<BitsOf<T>> m, unsigned pairs) {
   using Bits = BitsOf<T>;
   using S = Shape<Bits, V, Order>;
   __shared__ uint4 memory[S::kGroups][S::kElements / kWide<Bits>];
   const int thread = threadIdx.x % S::kThreads, group = threadIdx.x / S::kThreads;
   Bits* tile = reinterpret_cast<Bits*>(memory[group]);
-  const Pair<Bits, Order> pair(m, blockIdx.x * (blockDim.x / S::kThreads) + group, pairs);
+  const Pair<Bits, V, Order> pair(m, blockIdx.x * (blockDim.x / S::kThreads) + group, pairs);
 
   Pack<Bits, V> g[S::kItems], h[S::kItems];  // of the given and of the mirrored tile
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {
     const int r = S::row(thread, i), c = S::column(thread, i);
-    if (pair.in_mirrored(r, c)) h[i] = load<V>(pair.mirrored(r, c));
-    if (!pair.diagonal && pair.in_given(r, c)) g[i] = load<V>(pair.given(r, c));
+    if (pair.in_mirrored(r, c)) h[i] = pair.mirrored(r, c);
+    if (!pair.diagonal && pair.in_given(r, c)) g[i] = pair.given(r, c);
   }
 #pragma unroll
   for (int i = 0; i < S::kItems; ++i) {

@@ -20,10 +20,16 @@ constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
 // about two blocks per processor: below that, more and smaller ones are launched
 constexpr int64_t kFewBlocks = 256;
 
+// Returns whether all rows of the input are at multiples of so many elements.
+template <class Bits>
+bool input_is_at(const Triangular<Bits>& m, int64_t elements) {
+  return reinterpret_cast<uintptr_t>(m.in) % (elements * sizeof(Bits)) == 0 &&
+         (m.row_stride | m.batch_stride) % elements == 0;
+}
 template <class Bits>
 bool moves_16_bytes(const Triangular<Bits>& m) {
-  const auto address = reinterpret_cast<uintptr_t>(m.in) | reinterpret_cast<uintptr_t>(m.out);
-  return address % 16 == 0 && (m.n | m.row_stride | m.batch_stride) % kWide<Bits> == 0;
+  return reinterpret_cast<uintptr_t>(m.out) % 16 == 0 && m.n % kWide<Bits> == 0 &&
+         input_is_at(m, kNarrow<Bits>);
 }
 
 // More blocks than one launch allows would need more memory than there is. If it does happen, the batch is
@@ -66,7 +72,7 @@ void run_flat(const Triangular<BitsOf<T>>& map, int64_t batch) {
   const int per_block = flat_matrices<T>(map.n);
   in_parts(map, batch, kMaxBlocks, [&](const auto& m) {
     const unsigned blocks = (m.batch + per_block - 1) / per_block;
-    triangular_flat<T, Adjoint><<<blocks, kBlock, 0, c10::cuda::getCurrentCUDAStream()>>>(m);
+    triangular_flat<T, Adjoint><<<blocks, flat_threads(m.n), 0, c10::cuda::getCurrentCUDAStream()>>>(m);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
 }
@@ -82,15 +88,16 @@ void run(const Matrices& X, Tensor& Y, bool skew, bool lower) {
   using Bits = BitsOf<T>;
   const Bits sign = static_cast<Bits>(Bits(1) << (8 * sizeof(T) - 1)), all = static_cast<Bits>(~Bits(0)),
              none = 0;
-  const Triangular<Bits> map{static_cast<const Bits*>(X.tensor.const_data_ptr()),
-                             static_cast<Bits*>(Y.mutable_data_ptr()),
-                             X.batch_stride,
-                             X.row_stride,
-                             0,
-                             static_cast<int>(X.n),
-                             skew ? sign : none,
-                             skew ? none : all,
-                             lower};
+  Triangular<Bits> map{static_cast<const Bits*>(X.tensor.const_data_ptr()),
+                       static_cast<Bits*>(Y.mutable_data_ptr()),
+                       X.batch_stride,
+                       X.row_stride,
+                       0,
+                       static_cast<int>(X.n),
+                       skew ? sign : none,
+                       skew ? none : all,
+                       lower};
+  map.aligned = input_is_at(map, kWide<Bits>);
   if (X.n <= kFlat) return run_flat<T, Adjoint>(map, X.batch);
   if constexpr (sizeof(T) < 8) {
     if (X.n > 32 && X.batch * pairs_of(X.n, 64) >= kFewBlocks) return run_tiles<T, Adjoint, 64>(map, X.batch);
