@@ -15,8 +15,9 @@
 //   - Shared memory serves 128 bytes per clock. A tile passes through it once in each direction without bank
 //     conflicts (counted over every access of every Shape): 256 clocks of 2640 for 64 x 64 floats, 192 of
 //     1320 for 64 x 64 halves.
-// The weak spot is an n that is not a multiple of 16 bytes: processed element by element, 2-byte types need
-// more issue slots than there are.
+// The weak spot is an n that is not a multiple of 16 bytes: processed element by element, the accesses of a
+// warp begin anywhere in a sector of 32 bytes, so that they touch three sectors instead of two (2-byte
+// types), or five instead of four.
 #pragma once
 #include "../../core/cuda/tiles.cuh"
 
@@ -172,7 +173,7 @@ struct Pair {
 // V = kWide needs an n that is a multiple of 16 bytes, so that the rows of the output are, and an input whose
 // address and strides are multiples of 4 bytes. A block has one to kGroups groups.
 template <class Bits, int V, int Order>
-__global__ void __launch_bounds__(kBlock, 3) triangular_forward(const Triangular<Bits> m, unsigned pairs) {
+__global__ void __launch_bounds__(kBlock) triangular_forward(const Triangular<Bits> m, unsigned pairs) {
   using S = Shape<Bits, V, Order>;
   __shared__ uint4 memory[S::kGroups][S::kElements / kWide<Bits>];
   const int thread = threadIdx.x % S::kThreads, group = threadIdx.x / S::kThreads;
@@ -213,8 +214,7 @@ __global__ void __launch_bounds__(kBlock, 3) triangular_forward(const Triangular
 }
 
 template <class T, int V, int Order>
-__global__ void __launch_bounds__(kBlock, 3)
-    triangular_adjoint(const Triangular<BitsOf<T>> m, unsigned pairs) {
+__global__ void __launch_bounds__(kBlock) triangular_adjoint(const Triangular<BitsOf<T>> m, unsigned pairs) {
   using Bits = BitsOf<T>;
   using S = Shape<Bits, V, Order>;
   __shared__ uint4 memory[S::kGroups][S::kElements / kWide<Bits>];
