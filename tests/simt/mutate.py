@@ -31,7 +31,7 @@ BY_OTHERS = {
     "core/cuda/teams.cuh": "test_exponential_team.cpp",
     "core/cuda/tiles.cuh": "test_triangular.cpp",
     "exponential/cuda/batch.cuh": "test_exponential_lanes.cpp",
-    "exponential/cuda/panels.cuh": "test_exponential_team.cpp",
+    "core/cuda/panels.cuh": "test_exponential_team.cpp",
 }
 
 COMPILE = ["g++", "-std=c++20", "-O1", "-w"]

@@ -5,10 +5,10 @@
 // Sums over a matrix are computed by tiles, in the order of the tiles, so nothing depends on the size of a
 // team.
 #pragma once
+#include "../../core/cuda/panels.cuh"
 #include "../../core/cuda/teams.cuh"
 #include "../../core/cuda/tiles.cuh"
 #include "batch.cuh"
-#include "panels.cuh"
 
 namespace fastparam::cuda {
 
@@ -234,8 +234,18 @@ class TeamChain {
         }
       }
     }
-    if (step.left >= 0)
-      multiply<S>(acc, at(step.left), at(step.right), space_.width, I * S::N, J * S::N, shared_);
+    if (step.left >= 0) {
+      const A *const left = at(step.left), *const right = at(step.right);
+      multiply<S>(
+          acc, space_.width,
+          [&](int i, int k) {
+            return I * S::N + i < space_.width ? load4(left + offset(I * S::N + i, k)) : Four<A>{};
+          },
+          [&](int k, int j) {
+            return J * S::N + j < space_.width ? load4(right + offset(k, J * S::N + j)) : Four<A>{};
+          },
+          shared_);
+    }
     if (!mine) return;
 #pragma unroll
     for (int r = 0; r < 4; ++r)

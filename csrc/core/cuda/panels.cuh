@@ -1,7 +1,7 @@
 // A tile of a product, computed by a block. Panels of both factors pass through shared memory, and the next
 // panels are loaded while the block works on the current ones.
 #pragma once
-#include "../../core/cuda/common.cuh"
+#include "common.cuh"
 
 namespace fastparam::cuda {
 
@@ -9,6 +9,7 @@ namespace fastparam::cuda {
 // entries of each factor.
 template <class A, int N_>
 struct TileShape {
+  using Element = A;
   static constexpr int N = N_;
   static constexpr int kSide = N / 4;  // threads along a side
   static constexpr int kThreads = kSide * kSide;
@@ -27,39 +28,39 @@ struct TileShape {
   static __device__ __forceinline__ int column() { return threadIdx.x % kSide * 4; }
 };
 
-// acc += left right, for matrices of order `width`, a multiple of kDepth. The tile begins at (row, column),
-// and may extend beyond the matrix.
-template <class S, class A>
-__device__ __forceinline__ void multiply(A (&acc)[4][4], const A* left, const A* right, int width, int row,
-                                         int column, typename S::Shared& shared) {
+template <class A>
+__device__ __forceinline__ void add_product(A& acc, A a, A b) {
+  acc += a * b;
+}
+
+// acc += left right, by add_product. left(i, k) returns four adjacent elements of row i of the left tile, and
+// right(k, j) of row k of the right one. Their common side, of length `depth`, is padded with zeros to a
+// multiple of kDepth.
+template <class S, class Sum, class Left, class Right>
+__device__ __forceinline__ void multiply(Sum (&acc)[4][4], int depth, const Left& left, const Right& right,
+                                         typename S::Shared& shared) {
+  using A = typename S::Element;
   constexpr int kFours = S::kDepth / 4;
   const int l_row = threadIdx.x / kFours, l_k = threadIdx.x % kFours * 4, r_k = threadIdx.x / S::kSide;
   const int y = S::row(), x = S::column();
-  const bool l_exists = row + l_row < width, r_exists = column + x < width;
-  left += static_cast<long long>(row + l_row) * width + l_k;
-  right += static_cast<long long>(r_k) * width + column + x;
-  Four<A> l = {}, r = {};
-  if (l_exists) l = load4(left);
-  if (r_exists) r = load4(right);
+  Four<A> l = left(l_row, l_k), r = right(r_k, x);
 #pragma unroll 1
-  for (int left_over = width; left_over > 0; left_over -= S::kDepth) {
+  for (int k = S::kDepth;; k += S::kDepth) {
     __syncthreads();  // the previous panels have been used
 #pragma unroll
     for (int u = 0; u < 4; ++u) shared.left[l_k + u][l_row] = l.v[u];
     store4(&shared.right[r_k][x], r);
     __syncthreads();
-    left += S::kDepth;
-    right += static_cast<long long>(S::kDepth) * width;
-    if (l_exists && left_over > S::kDepth) l = load4(left);
-    if (r_exists && left_over > S::kDepth) r = load4(right);
+    if (k < depth) l = left(l_row, k + l_k), r = right(k + r_k, x);
 #pragma unroll(sizeof(A) == 8 ? 1 : 8)
     for (int d = 0; d < S::kDepth; ++d) {
       const Four<A> a = load4(&shared.left[d][y]), b = load4(&shared.right[d][x]);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int w = 0; w < 4; ++w) acc[i][w] += a.v[i] * b.v[w];
+        for (int w = 0; w < 4; ++w) add_product(acc[i][w], a.v[i], b.v[w]);
     }
+    if (k >= depth) return;
   }
 }
 
