@@ -5,7 +5,12 @@
 // large A. A matrix fails if
 //   before   a row or column of aA has a sum of squares above kLargestSquares,
 //   after    the square of the norm of a column of Q differs from 1 by more than column_tolerance.
-// Both checks are written so that NaN fails. A matrix that fails is computed again, alone, at any position
+// On CUDA, orders above those of one block (cayley/cuda/large.cuh) have no first check, and the second one is
+// on the rows of Q: their tolerance is kRowTolerance + kToleranceOfSize r, at most kLargestRowTolerance, in
+// units of eps, where r is the root mean square of the norms of the rows of aA. A matrix that fails is
+// improved by Newton's iteration, as far as that converges, before it is computed again (refine.cuh).
+//
+// All checks are written so that NaN fails. A matrix that fails is computed again, alone, at any position
 // in a batch:
 //   1. in double, without row exchanges, and checked again (unless 2 is cheaper, as it is on CUDA),
 //   2. in double, with row exchanges,
@@ -30,6 +35,10 @@ T column_tolerance(int64_t n) {
   return static_cast<T>(kColumnTolerance * std::numeric_limits<T>::epsilon() *
                         std::sqrt(std::max(1.0, static_cast<double>(n) / 64)));
 }
+
+// From a model in float32 (benchmarks/NOTES.md): nearly all matrices whose error is more than twice that of
+// LU with row exchanges fail.
+constexpr double kRowTolerance = 6, kToleranceOfSize = 1, kLargestRowTolerance = 512;
 
 // A matrix is polished if max |Q^T Q - I| is below kNear, until it is below kPolished sqrt(n).
 constexpr int kPolishSteps = 6;

@@ -52,6 +52,10 @@ inline int atomicOr(int* p, int v) {
   *p |= v;
   return old;
 }
+inline double __dmul_rn(double a, double b) {
+  const volatile double product = a * b;  // is rounded before it is used
+  return product;
+}
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.f / a; }
 inline float rsqrtf(float a) { return 1.f / std::sqrt(a); }

@@ -5,6 +5,7 @@
 #include "../../csrc/cayley/cuda/block.cuh"
 #include "../../csrc/cayley/cuda/large.cuh"
 #include "../../csrc/cayley/cuda/pivoted.cuh"
+#include "../../csrc/cayley/cuda/refine.cuh"
 #include "forward_tests.h"
 #include "gradient_case.h"
 
@@ -55,62 +56,102 @@ static void invert(A* D, int batch, int n) {
 
 struct Large {
   static constexpr bool kGuarded = true;
+  static inline int turn = 0, flagged = 0,
+                    repeated = 0;  // matrices that needed more than one attempt, or two
+
+  template <class T, int N>
+  static void refine_flagged(const Given<T>& given, acc_t<T>* D, unsigned* flags, long long batch) {
+    const int n = given.n, most = 1024 / Refiner<T, N>::kThreads, size = 1 + turn % most,
+              teams = 1 + turn / 3 % (most / size), tiles = (n + N - 1) / N, columns = N * (1 + turn % tiles);
+    const auto words = RefineMemory(n, columns, N).template words<acc_t<T>>();
+    Buffer<double> memory(teams * words);
+    Buffer<unsigned> arrived(teams);
+    for (int t = 0; t < teams; ++t) arrived[t] = 0;
+    simt::launch_together(static_cast<unsigned>(teams * size), Refiner<T, N>::kThreads,
+                          Refiner<T, N>::kSharedBytes, refine<T, N>,
+                          Refine<T>{given, D, flags, memory.data(), arrived.data(), batch, teams, columns});
+    CHECK(memory.intact() && arrived.intact(), "refine: wrote outside, n=%d", n);
+  }
+
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>> limits) {
     using A = acc_t<T>;
     const int n = given.n;
     const long long rows = batch * n;
-    Buffer<A> D(batch * n * n);
+    Buffer<A> D(batch * n * n), sizes(rows);
     Buffer<unsigned> flags(batch), arrived(1);
     for (int b = 0; b < batch; ++b) flags[b] = 0;
     arrived[0] = 0;
-    simt::launch(tile_pairs(batch, n), kBlock, 0, spread<T>, given, D.data(), flags.data());
-    simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, check_rows<A>, D.data(), flags.data(), rows, n,
-                 limits);
-    invert<A>(D.data(), batch, n);
-    bool in_place = false;  // as in that file, if the types allow it
-    if constexpr (std::is_same_v<T, A>) in_place = turn++ % 2;
-    const auto finish_to = [&](auto* to) {
-      simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, finish<T>, given, D.data(), to, flags.data(),
-                   rows, limits);
+    const auto count = [&] {
+      return static_cast<int>(
+          std::count_if(flags.data(), flags.data() + batch, [](unsigned flag) { return flag != 0; }));
     };
+    const auto finish_to = [&](auto* to) {
+      simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, finish<T>, given, D.data(), to, sizes.data(),
+                   flags.data(), rows, limits);
+    };
+    ++turn;
+    simt::launch(tile_pairs(batch, n), kBlock, 0, spread<T>, given, D.data(), flags.data());
+    simt::launch(blocks_for(rows, kBlock / 32), kBlock, 0, measure_rows<A>, D.data(), sizes.data(), rows, n);
+    invert<A>(D.data(), batch, n);
+    finish_to(static_cast<T*>(nullptr));
+    flagged += count();
+    if (turn % 4 == 0) refine_flagged<T, 64>(given, D.data(), flags.data(), batch);
+    else refine_flagged<T, 32>(given, D.data(), flags.data(), batch);
+    bool in_place = false;  // as in that file, if the types allow it
+    if constexpr (std::is_same_v<T, A>) in_place = turn % 2;
     if constexpr (std::is_same_v<T, A>)
       if (in_place) finish_to(D.data()), std::copy(D.data(), D.data() + D.size(), Q);
     if (!in_place) finish_to(Q);
+    repeated += count();
     Buffer<double> memory(TeamMemory::words(n, 1, sizeof(T) == 8));
     simt::launch(1, kBlock, 0, repeat_pivoted<T>,
                  Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, 1});
-    CHECK(D.intact() && flags.intact(), "wrote outside, n=%d", n);
+    CHECK(D.intact() && sizes.intact() && flags.intact(), "wrote outside, n=%d", n);
   }
-  static inline int turn = 0;
 };
 
-// The flagged matrices are those with a large row, those with a row whose norm is not 1, and whole matrices
-// that are not exactly skew.
+// The flagged matrices are those with a row whose norm is not 1, up to a tolerance that grows with the rows
+// of aA up to a limit, and whole matrices that are not exactly skew.
 static void flags() {
   for (int n : {5, 32, 45}) {
     const long long rows = 3 * n;
-    for (int bad = 0; bad < n; bad += n / 3) {
-      Buffer<float> d(rows * n), q(rows * n);
-      Buffer<unsigned> large(3), crooked(3);
-      for (int b = 0; b < 3; ++b) large[b] = crooked[b] = 0;
-      for (size_t i = 0; i < d.size(); ++i) d[i] = 0;
-      const int other = (bad + 1) % n;
-      float& one = d[(n + bad) * n + other];  // of the middle matrix
-      for (float value : {3.99f, 4.01f}) {
-        one = value;
-        simt::launch(blocks_for(rows, 8), kBlock, 0, check_rows<float>, d.data(), large.data(), rows, n,
-                     Limits<float>{});
-        CHECK(large[0] == 0 && large[1] == (value > 4) && large[2] == 0, "rows, n=%d", n);
+    for (int bad = 0; bad < n; bad += n / 3)
+      for (float size : {0.f, 10.f, 1e3f, 1e30f, NAN}) {
+        Buffer<float> d(rows * n), q(rows * n), sizes(rows);
+        for (long long i = 0; i < rows; ++i) sizes[i] = 0;
+        for (size_t i = 0; i < d.size(); ++i) d[i] = 0, q[i] = 7;
+        sizes[n + (bad + 2) % n] = size * size * n;  // one row of the middle matrix
+        const double tolerance = std::min(6. + size, size == size ? 512. : 0) * kEpsilon<float>;
+        float& one = d[(n + bad) * n + (bad + 1) % n];
+        for (double part : {0.8, 1.2}) {
+          one = static_cast<float>(std::sqrt(part * (size == size ? tolerance : 512 * kEpsilon<float>)) / 2);
+          Buffer<unsigned> crooked(3);
+          for (int b = 0; b < 3; ++b) crooked[b] = 0;
+          simt::launch(blocks_for(rows, 8), kBlock, 0, finish<float>,
+                       Given<float>{nullptr, 0, 0, n, Layout::upper, 1}, d.data(),
+                       part < 1 ? static_cast<float*>(nullptr) : q.data(), sizes.data(), crooked.data(), rows,
+                       Limits<float>::of_large());
+          CHECK(crooked[0] == 0 && crooked[1] == (part > 1) && crooked[2] == 0,
+                "unit rows, n=%d size=%g part=%g", n, static_cast<double>(size), part);
+        }
+        CHECK(q[0] == 1 && q.intact(), "n=%d: Q is not 2 D + I", n);
       }
-      for (float value : {5e-4f, 2e-3f}) {  // the square of the row is 1 + 4 value^2
-        one = value;
-        simt::launch(blocks_for(rows, 8), kBlock, 0, finish<float>,
-                     Given<float>{nullptr, 0, 0, n, Layout::upper, 1}, d.data(), q.data(), crooked.data(),
-                     rows, Limits<float>{});
-        CHECK(crooked[0] == 0 && crooked[1] == (value > 1e-3f) && crooked[2] == 0, "unit rows, n=%d", n);
-      }
+  }
+}
+
+// The sum of squares of each row.
+static void row_sizes() {
+  for (int n : {3, 32, 45}) {
+    Buffer<float> d(static_cast<size_t>(n) * n), sizes(n);
+    for (size_t i = 0; i < d.size(); ++i) d[i] = static_cast<float>(normal());
+    simt::launch(blocks_for(n, 8), kBlock, 0, measure_rows<float>, d.data(), sizes.data(), n, n);
+    for (int i = 0; i < n; ++i) {
+      double sum = 0;
+      for (int j = 0; j < n; ++j) sum += d[i * n + j] * d[i * n + j];
+      CHECK(std::fabs(sizes[i] - sum) <= 1e-5 * sum, "row %d of %d", i, n);
     }
+    CHECK(sizes.intact(), "row sizes: wrote outside, n=%d", n);
   }
 }
 
@@ -169,20 +210,29 @@ int main(int argc, char**) {
   const bool quick = argc > 1;
   ForwardTests<Large> tests{quick};
   guarded("flags", flags);
+  guarded("row sizes", row_sizes);
   guarded("skewness", skewness);
   guarded("float", [&] {
     for (int n : {1, 31, 32, 33, 49, 64, 65, 97, 130}) {
       width = n == 49 ? 16 : n == 64 ? 32 : 48;
       for (int family = 0; family < kFamilyCount; ++family)
-        for (double norm : {0.1, 1., 5., 1e2, 1e4}) {
-          if ((norm > 5 ? family : family + tests.turn) % 4 || (norm > 5 && n > (quick ? 33 : 65)) ||
+        for (double norm : {0.1, 1., 5., 30., 3e2, 1e4}) {
+          if ((norm > 5 ? family : family + tests.turn) % 3 || (norm > 5 && n > (quick ? 33 : 97)) ||
               (quick && n > 65)) {
             ++tests.turn;
             continue;
           }
-          tests.accurate<float, double>(family, n, n > 64 ? 1 : 2, {norm, 1});
+          tests.accurate<float, double>(family, n, n > 64 ? 1 : 2, {norm, 1}, Limits<float>::of_large());
         }
     }
+  });
+  guarded("attempts", [&] {  // of Gaussian matrices: one at norm 10, refined at 100
+    Large::flagged = Large::repeated = 0;
+    tests.accurate<float, double>(0, 65, 2, {10., 1.}, Limits<float>::of_large());
+    CHECK(Large::flagged == 0, "%d flagged at norm 10", Large::flagged);
+    tests.accurate<float, double>(0, 65, 2, {100., 1.}, Limits<float>::of_large());
+    CHECK(Large::flagged > 0 && Large::repeated == 0, "of %d flagged at norm 100, %d repeated",
+          Large::flagged, Large::repeated);
   });
   guarded("other types", [&] {
     width = 32;

@@ -1,14 +1,14 @@
 // The Cayley map and its gradient on CUDA for matrices too large for a block: panels of columns, and matrix
 // products of the library between them. All work is on the current stream, and nothing depends on values
 // read by the host.
-#include <ATen/Context.h>
-
 #include <algorithm>
 
+#include "../../core/cuda/full_precision.h"
 #include "large.cuh"
 #include "large.h"
 #include "launch.h"
 #include "pivoted.cuh"
+#include "refine.cuh"
 
 namespace fastparam::cuda {
 
@@ -54,6 +54,42 @@ void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, 
                                              dim3(kBlock), arguments, 0, stream()));
 }
 
+// Up to order 512, there would be too few tiles of 64.
+template <class F>
+void with_refine_tile(int n, const F& f) {
+  if (n > 512) f(std::integral_constant<int, 64>{});
+  else f(std::integral_constant<int, 32>{});
+}
+
+// Improves the flagged matrices D = M - I. As many columns at a time as fit into the memory.
+template <class T>
+void launch_refine(const Given<T>& given, acc_t<T>* D, unsigned* flags, int64_t batch,
+                   const at::TensorOptions& options) {
+  with_refine_tile(given.n, [&](auto N) {
+    using R = Refiner<T, N>;
+    const int n = given.n, tiles = (n + N - 1) / N,
+              most = static_cast<int>(kTeamBytes / (2 * N * n * static_cast<int64_t>(sizeof(acc_t<T>)))),
+              width = N * std::clamp(most, 1, tiles);
+    const int64_t words = RefineMemory(n, width, N).template words<acc_t<T>>();
+    const Teams teams = share_device<refine<T, N>>(8 * words, kTeamBytes, batch, tiles * (width / N),
+                                                   R::kThreads, R::kBlocks, R::kSharedBytes);
+    const Tensor memory = at::empty({teams.count * words}, options.dtype(at::kDouble)),
+                 arrived = at::zeros({teams.count}, options.dtype(at::kInt));
+    Refine<T> call{given,
+                   D,
+                   flags,
+                   memory.mutable_data_ptr<double>(),
+                   reinterpret_cast<unsigned*>(arrived.mutable_data_ptr<int>()),
+                   batch,
+                   static_cast<int>(teams.count),
+                   width};
+    void* arguments[] = {&call};
+    C10_CUDA_CHECK(cudaLaunchCooperativeKernel(refine<T, N>,
+                                               dim3(static_cast<unsigned>(teams.count * teams.size)),
+                                               dim3(R::kThreads), arguments, R::kSharedBytes, stream()));
+  });
+}
+
 // D = (I + D)^-1 - I, for a batch of shape (b, n, n).
 template <class A>
 void invert(const Tensor& D) {
@@ -96,26 +132,31 @@ void forward_by_blocks(const Given<T>& given, T* Q, int64_t batch, const at::Ten
 template <class T>
 void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
   using A = acc_t<T>;
-  const at::NoTF32Guard full_precision;
+  const FullPrecision full_precision;
   const int64_t n = given.n, rows = batch * n;
-  const auto limits = Limits<A>::of(given.n);
-  const Tensor D = std::is_same_v<T, A>
-                       ? Q.view({batch, n, n})
-                       : at::empty({batch, n, n}, Q.options().dtype(c10::CppTypeToScalarType<A>::value));
+  const auto limits = Limits<A>::of_large();
+  const auto sums = Q.options().dtype(c10::CppTypeToScalarType<A>::value);
+  const Tensor D = std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, sums),
+               sizes = at::empty({rows}, sums);
   const Teams teams = teams_for<T>(n, batch);
   const Tensor flags = flags_for(batch, teams, Q.options()).zero_();
   auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
-  A* const d = D.mutable_data_ptr<A>();
+  A *const d = D.mutable_data_ptr<A>(), *const s = sizes.mutable_data_ptr<A>();
   T* const q = Q.mutable_data_ptr<T>();
   const unsigned for_rows = grid_of(rows, kBlock / 32);
+  const auto check = [&](T* to) {
+    finish<T><<<for_rows, kBlock, 0, stream()>>>(given, d, to, s, f, rows, limits);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  };
 
   spread<T><<<tile_pairs(batch, n), kBlock, 0, stream()>>>(given, d, f);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  check_rows<A><<<for_rows, kBlock, 0, stream()>>>(d, f, rows, given.n, limits);
+  measure_rows<A><<<for_rows, kBlock, 0, stream()>>>(d, s, rows, given.n);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   invert<A>(D);
-  finish<T><<<for_rows, kBlock, 0, stream()>>>(given, d, q, f, rows, limits);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  check(nullptr);
+  launch_refine<T>(given, d, f, batch, Q.options());
+  check(q);
   launch_repeat<T>(given, q, f, batch, teams, Q.options());
 }
 
@@ -123,7 +164,7 @@ template <class T>
 void backward_large(const Given<T>& Q, const Tensor& G, const Tensor& signs, const Gradient<T>& gradient,
                     int64_t batch) {
   using A = acc_t<T>;
-  const at::NoTF32Guard full_precision;
+  const FullPrecision full_precision;
   const int64_t n = Q.n;
   Tensor G3 = G.to(c10::CppTypeToScalarType<A>::value).reshape({batch, n, n});
   if (signs.defined()) G3 = at::where(signs.view({batch, 1, n}).lt(0), -G3, G3);

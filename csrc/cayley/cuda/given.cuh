@@ -24,6 +24,12 @@ struct Limits {
   A row = A(kLargestSquares), column = A(kColumnTolerance) * kEpsilon<A>;
 
   static Limits of(int n) { return {A(kLargestSquares), column_tolerance<A>(n)}; }
+  // For orders above those of a block: the limit of the tolerance, which depends on the rows of aA.
+  static Limits of_large() { return {kLargest<A>, A(kLargestRowTolerance) * kEpsilon<A>}; }
+  __device__ __forceinline__ Limits for_rows(A mean) const {
+    const A tolerance = (A(kRowTolerance) + A(kToleranceOfSize) * mean) * kEpsilon<A>;
+    return {row, tolerance < column ? tolerance : column};  // NaN takes the limit
+  }
   __device__ __forceinline__ bool row_is_small(A squares) const { return squares <= row; }
   __device__ __forceinline__ bool is_unit(A squares) const {
     return squares - A(1) <= column && A(1) - squares <= column;

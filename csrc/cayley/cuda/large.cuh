@@ -5,8 +5,9 @@
 //   D_K: += W R, and D -= C D_K: in all other rows                     (products)
 // This is the step of gauss_jordan, which replaces D by M - I.
 //
-// The guard is that of guard.h, but it checks the rows of Q instead of the columns, because rows are read in
-// order. A matrix that fails is computed again by repeat_pivoted.
+// The guard is that of guard.h for large orders: it checks the rows of Q, because rows are read in order. A
+// matrix that fails is first improved by refine, and if that does not succeed, computed again by
+// repeat_pivoted.
 #pragma once
 #include "../../core/cuda/tiles.cuh"
 #include "gradient.cuh"
@@ -55,36 +56,40 @@ __device__ __forceinline__ A warp_sum(A x) {
   return x;
 }
 
-// Flags the matrices in which a row is too large. One warp per row.
+// The sum of squares of each row. One warp per row.
 template <class A>
 __global__ void __launch_bounds__(kBlock)
-    check_rows(const A* __restrict__ D, unsigned* flags, long long rows, int n, Limits<A> limits) {
+    measure_rows(const A* __restrict__ D, A* __restrict__ sizes, long long rows, int n) {
   const long long row = static_cast<long long>(blockIdx.x) * (kBlock / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   A squares = A(0);
 #pragma unroll 4
   for (int j = threadIdx.x % 32; j < n; j += 32) squares += D[row * n + j] * D[row * n + j];
-  if (!limits.row_is_small(warp_sum(squares))) atomicOr(flags + row / n, kFailed);
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) sizes[row] = squares;
 }
 
-// Q = 2 D + I with the signs of `given`; Q may be D. Flags the matrices with a row whose norm is not 1. One
-// warp per row.
+// Q = 2 D + I with the signs of `given`; Q may be D, or null if only the check is wanted. Flags the matrices
+// with a row whose norm is not 1. `sizes` are those of the rows of aA. One warp per row.
 template <class T>
-__global__ void __launch_bounds__(kBlock) finish(const Given<T> given, const acc_t<T>* D, T* Q,
-                                                 unsigned* flags, long long rows, Limits<acc_t<T>> limits) {
+__global__ void __launch_bounds__(kBlock)
+    finish(const Given<T> given, const acc_t<T>* D, T* Q, const acc_t<T>* __restrict__ sizes, unsigned* flags,
+           long long rows, Limits<acc_t<T>> limits) {
   using A = acc_t<T>;
   const int n = given.n;
   const long long row = static_cast<long long>(blockIdx.x) * (kBlock / 32) + threadIdx.x / 32;
   if (row >= rows) return;
   const int i = static_cast<int>(row % n);
-  A squares = A(0);
+  A squares = A(0), of_all = A(0);
 #pragma unroll 4
   for (int j = threadIdx.x % 32; j < n; j += 32) {
     const A q = A(2) * D[row * n + j] + (i == j ? A(1) : A(0));
     squares += q * q;
-    Q[row * n + j] = static_cast<T>(given.flips(row / n, j) ? -q : q);
+    of_all += sizes[row - i + j];
+    if (Q != nullptr) Q[row * n + j] = static_cast<T>(given.flips(row / n, j) ? -q : q);
   }
-  if (!limits.is_unit(warp_sum(squares))) atomicOr(flags + row / n, kFailed);
+  const A mean = sqrt(warp_sum(of_all) / static_cast<A>(n));
+  if (!limits.for_rows(mean).is_unit(warp_sum(squares))) atomicOr(flags + row / n, kFailed);
 }
 
 // With K the rows or columns [first, first + width), copies D_:K to C (n x width), and D_K: to R (width x n)
