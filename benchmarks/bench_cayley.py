@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from measure import Case, Draw, Map, Op, Work, grid
+from measure import GPUS, Case, Draw, Map, Op, Work, grid
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
@@ -106,6 +106,20 @@ def square(X: Tensor) -> dict[str, Map | None]:
         "fastparam": skew_cayley,
         "floor": lambda X: Product.apply(X, S),
     }
+
+
+def large(X: Tensor) -> dict[str, Map | None]:
+    """Above the orders of one block, against what a device computes best without our kernels: a solve that
+    does not read the status of its factorisation.
+    """
+    I = identity(X)
+
+    def eager(X: Tensor) -> Tensor:
+        T = X.triu(1)
+        A = T - T.mT
+        return torch.linalg.solve_ex(I + A, I - A, check_errors=False).result
+
+    return {**square(X), "eager": eager}
 
 
 def signed(X: Tensor) -> dict[str, Map]:
@@ -264,6 +278,11 @@ CASES += grid(
 )  # where a truncated series is at its best
 CASES += grid(VECTOR, BATCHES + CLIENTS_PACKED, quick=((1024, 16, 16), (128, 32, 32)))
 CASES += grid(SIGNED, ((1024, 4, 4), (256, 16, 16), (256, 256)), quick=((256, 16, 16),))
+ORDERS = (192, 256, 384, 512, 768, 1024, 2048, 4096)
+LARGE = [(batch, n, n) for n in ORDERS for batch in (1, 8, 64) if batch * n * n <= 2**27]
+for name, draw in (("norm 0.1", gaussian(0.1)), ("randn", Op.draw)):  # against a solve: NOTES.md
+    op = Op(f"skew_cayley solve_ex {name}", large, OURS, draw, defect=orthogonality, work=WORK)
+    CASES += grid(op, LARGE, passes=(False,), devices=GPUS, rounds=3)
 CASES += grid(WHOLE, ((256, 32, 32), (256, 256)))
 CASES += grid(STIEFEL, ((1024, 64), (64, 1024), (64, 256, 16)), quick=((1024, 64),))
 CASES += grid(STIEFEL, ((4096, 128),), rounds=3)

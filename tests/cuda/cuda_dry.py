@@ -97,3 +97,9 @@ def play(monkeypatch: Any) -> None:
     for name, fake in fakes.items():
         assert hasattr(torch.cuda, name)
         monkeypatch.setattr(torch.cuda, name, fake)
+    library = ["cublas"]
+    monkeypatch.setattr(
+        torch.backends.cuda,
+        "preferred_blas_library",
+        lambda choice=None: (library.__setitem__(0, choice) if choice else None) or library[0],
+    )
