@@ -101,12 +101,17 @@ struct Large {
     bool in_place = false;  // as in that file, if the types allow it
     if constexpr (std::is_same_v<T, A>) in_place = turn % 2;
     if constexpr (std::is_same_v<T, A>)
-      if (in_place) finish_to(D.data()), std::copy(D.data(), D.data() + D.size(), Q);
+      if (in_place) finish_to(D.data());
     if (!in_place) finish_to(Q);
     repeated += count();
-    Buffer<double> memory(TeamMemory::words(n, 1, sizeof(T) == 8));
+    Buffer<double> memory(TeamMemory<A>::words(n, 1, true));
+    T* to = Q;
+    if constexpr (std::is_same_v<T, A>)
+      if (in_place) to = D.data();
     simt::launch(1, kBlock, 0, repeat_pivoted<T>,
-                 Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, 1});
+                 Repeat<T>{given, to, flags.data(), D.data(), memory.data(), arrived.data(), batch, 1});
+    if (in_place) std::copy(to, to + D.size(), Q);
+    CHECK(memory.intact(), "repeat: wrote outside, n=%d", n);
     CHECK(D.intact() && sizes.intact() && flags.intact(), "wrote outside, n=%d", n);
   }
 };

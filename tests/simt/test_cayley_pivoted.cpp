@@ -9,43 +9,50 @@
 struct Phase {
   double* memory;
   int size, k, before;
+  void* high;  // null, or of the accumulator's type
+
+  template <class T>
+  __device__ Member<T> member(const Given<T>& given) const {
+    using A = acc_t<T>;
+    return Member<T>(given, TeamMemory<A>(memory, static_cast<A*>(high), given.n, size), blockIdx.x, size);
+  }
 };
 template <class T>
 __global__ void fill_phase(const Given<T> given, Phase p, int* finite) {
-  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
+  const Member<T> member = p.member(given);
   if (!member.fill(given.data)) *finite = 0;
 }
 template <class T>
 __global__ void eliminate_phase(const Given<T> given, Phase p, int* pivot) {
-  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
+  const Member<T> member = p.member(given);
   const int found = member.eliminate(p.k, p.before);
   if (threadIdx.x == 0) pivot[blockIdx.x] = found;
 }
 template <class T>
-__global__ void write_phase(const Given<T> given, Phase p, T* Q, bool finite) {
-  const Member<T> member(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size);
-  member.write(Q, p.before, finite);
+__global__ void collect_phase(const Given<T> given, Phase p, bool finite) {
+  p.member(given).collect(p.before, finite);
+}
+template <class T>
+__global__ void write_phase(const Given<T> given, Phase p, T* Q) {
+  p.member(given).write(Q);
 }
 __global__ void defect_phase(const Given<double> given, Phase p, const double* Q) {
-  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).find_defect(Q);
+  p.member(given).find_defect(Q);
 }
 __global__ void near_phase(const Given<double> given, Phase p, int* near) {
-  const bool found =
-      Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).is_near();
+  const bool found = p.member(given).is_near();
   if (threadIdx.x == 0) *near = found;
 }
 __global__ void multiply_phase(const Given<double> given, Phase p, const double* Q) {
-  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).multiply_defect(Q);
+  p.member(given).multiply_defect(Q);
 }
-__global__ void take_phase(const Given<double> given, Phase p, double* Q) {
-  Member<double>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).take_product(Q);
-}
+__global__ void take_phase(const Given<double> given, Phase p, double* Q) { p.member(given).take_product(Q); }
 template <class T>
 __global__ void signs_phase(const Given<T> given, Phase p, T* Q, long long matrix) {
-  Member<T>(given, TeamMemory(p.memory, given.n, p.size), blockIdx.x, p.size).put_signs(Q, matrix);
+  p.member(given).put_signs(Q, matrix);
 }
 
-static int team_size = 1;  // of the next run
+static int team_size = 1, turn = 0;  // of the next run
 
 // Sets the flags as spread or cayley_block would.
 template <class T>
@@ -62,8 +69,11 @@ struct Pivoted {
   template <class T>
   static void run(const Given<T>& given, T* Q, long long batch, Limits<acc_t<T>>) {
     if (team_size > 1) return by_phases(given, Q, batch);
+    using A = acc_t<T>;
     const int teams = 1 + batch % 3;
-    Buffer<double> memory(teams * TeamMemory::words(given.n, 1, sizeof(T) == 8));
+    const bool in_place = turn++ % 2;
+    Buffer<A> D(in_place ? batch * given.n * given.n : 1);
+    Buffer<double> memory(teams * TeamMemory<A>::words(given.n, 1, in_place));
     Buffer<unsigned> flags(batch), arrived(teams);
     for (int b = 0; b < batch; ++b) {
       Given<T> one = given;
@@ -72,18 +82,23 @@ struct Pivoted {
     }
     for (int t = 0; t < teams; ++t) arrived[t] = 0;
     simt::launch(teams, kBlock, 0, repeat_pivoted<T>,
-                 Repeat<T>{given, Q, flags.data(), memory.data(), arrived.data(), batch, teams});
-    CHECK(memory.intact() && flags.intact() && arrived.intact(), "n=%d: wrote outside", given.n);
+                 Repeat<T>{given, Q, flags.data(), in_place ? D.data() : nullptr, memory.data(),
+                           arrived.data(), batch, teams});
+    CHECK(memory.intact() && D.intact() && flags.intact() && arrived.intact(), "n=%d: wrote outside",
+          given.n);
   }
   template <class T>
   static void by_phases(const Given<T>& given, T* Q, long long batch) {
-    Buffer<double> memory(TeamMemory::words(given.n, team_size, sizeof(T) == 8));
+    using A = acc_t<T>;
+    const bool in_place = turn++ % 2;
+    Buffer<A> high(in_place ? given.n * given.n : 1);
+    Buffer<double> memory(TeamMemory<A>::words(given.n, team_size, in_place));
     Buffer<int> pivots(team_size), finite(1);
     for (int b = 0; b < batch; ++b) {
       Given<T> one = given;
       one.data = given.data + b * given.batch_stride;
       finite[0] = 1;
-      Phase phase{memory.data(), team_size, 0, -1};
+      Phase phase{memory.data(), team_size, 0, -1, in_place ? high.data() : nullptr};
       simt::launch(team_size, kBlock, 0, fill_phase<T>, one, phase, finite.data());
       for (; phase.k < given.n; ++phase.k) {
         simt::launch(team_size, kBlock, 0, eliminate_phase<T>, one, phase, pivots.data());
@@ -92,7 +107,8 @@ struct Pivoted {
           CHECK(pivots[i] == pivots[0], "n=%d: blocks disagree on pivot %d", given.n, phase.k);
       }
       T* const q = Q + static_cast<long long>(b) * given.n * given.n;
-      simt::launch(team_size, kBlock, 0, write_phase<T>, one, phase, q, finite[0] != 0);
+      simt::launch(team_size, kBlock, 0, collect_phase<T>, one, phase, finite[0] != 0);
+      simt::launch(team_size, kBlock, 0, write_phase<T>, one, phase, q);
       if constexpr (sizeof(T) == 8)
         for (int step = 0; is_skew(one) && step < kPolishSteps; ++step) {
           simt::launch(team_size, kBlock, 0, defect_phase, one, phase, q);
@@ -103,7 +119,8 @@ struct Pivoted {
         }
       simt::launch(team_size, kBlock, 0, signs_phase<T>, given, phase, q, b);
     }
-    CHECK(memory.intact() && pivots.intact() && finite.intact(), "n=%d: wrote outside", given.n);
+    CHECK(memory.intact() && high.intact() && pivots.intact() && finite.intact(), "n=%d: wrote outside",
+          given.n);
   }
 };
 
@@ -112,12 +129,13 @@ static void only_the_flagged() {
   Input<float> input(6, 5, Layout::upper, 1);
   for (int b = 0; b < 5; ++b) input.put(b, skew_of(0, 6, 1));
   Buffer<float> q(5 * 36);
-  Buffer<double> memory(2 * TeamMemory::words(6, 1, false));
+  Buffer<double> memory(2 * TeamMemory<float>::words(6, 1, false));
   Buffer<unsigned> flags(5), arrived(2);
   arrived[0] = arrived[1] = 0;
   for (int b = 0; b < 5; ++b) flags[b] = b % 2;
-  simt::launch(2, kBlock, 0, repeat_pivoted<float>,
-               Repeat<float>{input.given(), q.data(), flags.data(), memory.data(), arrived.data(), 5, 2});
+  simt::launch(
+      2, kBlock, 0, repeat_pivoted<float>,
+      Repeat<float>{input.given(), q.data(), flags.data(), nullptr, memory.data(), arrived.data(), 5, 2});
   for (int b = 0; b < 5; ++b) CHECK(all_finite(&q[b * 36], 36) == (b % 2 == 1), "flagged: %d", b % 2);
 }
 

@@ -70,7 +70,7 @@ static void refines(int n, Layout layout, double norm, double error, Team team, 
       const bool same = std::memcmp(d, old, square * sizeof(A)) == 0;
       if (kind(b) == kRefined) {
         const double left = distance(d, exact[b], square);
-        CHECK(flags[b] == 0 && left <= 2 * std::sqrt(n) * kEpsilon<A>,
+        CHECK(flags[b] == 0 && left <= kEnough * std::sqrt(n) * kEpsilon<A>,
               "size %zu n=%d norm=%g error=%g layout=%d columns=%d: %.1e left", sizeof(T), n, norm, error,
               static_cast<int>(layout), team.columns, left);
       } else {

@@ -25,9 +25,9 @@ unsigned tile_pairs(int64_t batch, int64_t n) {
 }
 
 template <class T>
-Teams teams_for(int64_t n, int64_t batch) {
-  return share_device<repeat_pivoted<T>>(8 * TeamMemory::words(static_cast<int>(n), 1, sizeof(T) == 8),
-                                         kTeamBytes, batch, (n + kBlock / 32 - 1) / (kBlock / 32));
+Teams teams_for(int n, int64_t batch, bool in_place) {
+  return share_device<repeat_pivoted<T>>(8 * TeamMemory<acc_t<T>>::words(n, 1, in_place), kTeamBytes, batch,
+                                         (n + kBlock / 32 - 1) / (kBlock / 32));
 }
 
 // The flags of the matrices, followed by the counters of the teams.
@@ -35,15 +35,17 @@ Tensor flags_for(int64_t batch, const Teams& teams, const at::TensorOptions& opt
   return at::empty({batch + teams.count}, options.dtype(at::kInt));
 }
 
+// D: as in Repeat.
 template <class T>
-void launch_repeat(const Given<T>& given, T* Q, unsigned* flags, int64_t batch, const Teams& teams,
-                   const at::TensorOptions& options) {
+void launch_repeat(const Given<T>& given, T* Q, acc_t<T>* D, unsigned* flags, int64_t batch,
+                   const Teams& teams, const at::TensorOptions& options) {
   const int64_t words =
-      teams.count * TeamMemory::words(given.n, static_cast<int>(teams.size), sizeof(T) == 8);
+      teams.count * TeamMemory<acc_t<T>>::words(given.n, static_cast<int>(teams.size), D != nullptr);
   const Tensor memory = at::empty({words}, options.dtype(at::kDouble));
   Repeat<T> repeat{given,
                    Q,
                    flags,
+                   D,
                    memory.mutable_data_ptr<double>(),
                    flags + batch,
                    batch,
@@ -122,11 +124,11 @@ void invert(const Tensor& D) {
 
 template <class T>
 void forward_by_blocks(const Given<T>& given, T* Q, int64_t batch, const at::TensorOptions& options) {
-  const Teams teams = teams_for<T>(given.n, batch);
+  const Teams teams = teams_for<T>(given.n, batch, false);
   const Tensor flags = flags_for(batch, teams, options);
   auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
   launch_block<T>(given, Q, batch, f, static_cast<int>(teams.count));
-  launch_repeat<T>(given, Q, f, batch, teams, options);
+  launch_repeat<T>(given, Q, nullptr, f, batch, teams, options);
 }
 
 template <class T>
@@ -138,7 +140,7 @@ void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
   const auto sums = Q.options().dtype(c10::CppTypeToScalarType<A>::value);
   const Tensor D = std::is_same_v<T, A> ? Q.view({batch, n, n}) : at::empty({batch, n, n}, sums),
                sizes = at::empty({rows}, sums);
-  const Teams teams = teams_for<T>(n, batch);
+  const Teams teams = teams_for<T>(given.n, batch, true);
   const Tensor flags = flags_for(batch, teams, Q.options()).zero_();
   auto* const f = reinterpret_cast<unsigned*>(flags.mutable_data_ptr<int>());
   A *const d = D.mutable_data_ptr<A>(), *const s = sizes.mutable_data_ptr<A>();
@@ -157,7 +159,7 @@ void forward_large(const Given<T>& given, Tensor& Q, int64_t batch) {
   check(nullptr);
   launch_refine<T>(given, d, f, batch, Q.options());
   check(q);
-  launch_repeat<T>(given, q, f, batch, teams, Q.options());
+  launch_repeat<T>(given, q, d, f, batch, teams, Q.options());
 }
 
 template <class T>

@@ -19,6 +19,7 @@ constexpr int kRefineSteps = 8;
 // Frobenius norms of R: above the first, the iteration is not tried, and below the second, it is sure to
 // converge.
 constexpr double kFarResidual = 16, kNearResidual = 0.5;
+constexpr double kEnough = 4;  // times sqrt(n) eps: the error of D that is left
 
 // A sum with twice the digits of A.
 template <class A>
@@ -111,7 +112,7 @@ class Refiner {
   __device__ bool run(const T* x, A* D) {
     x_ = x;
     D_ = D;
-    const double enough = n_ * static_cast<double>(kEpsilon<A>) * static_cast<double>(kEpsilon<A>);
+    const double eps = kEnough * static_cast<double>(kEpsilon<A>), enough = n_ * eps * eps;
     double before = 4 * kFarResidual * kFarResidual;
 #pragma unroll 1
     for (int step = 0; step < kRefineSteps; ++step) {
