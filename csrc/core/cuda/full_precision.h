@@ -7,10 +7,10 @@
 
 namespace fastparam::cuda {
 
-// While one exists, float32 products do not use TF32. NoTF32Guard alone is not enough: cuBLAS follows it, but
-// cuBLASLt asks only for the user's setting, in all of torch 2.11 to 2.14. So cuBLAS is the preferred library
-// as well. That choice belongs to the process, and other threads, such as those of autograd, can be here at
-// the same time: the first to enter changes it, and the last to leave restores it.
+// While one exists, float32 products do not use TF32. NoTF32Guard alone is not enough: the handle of cuBLAS
+// follows it, but torch's calls of cuBLASLt only follow the setting of the user. So cuBLAS is the preferred
+// library as well. That choice belongs to the process, and other threads, such as those of autograd, can be
+// here at the same time: the first to enter changes it, and the last to leave restores it.
 class FullPrecision {
   struct Choice {
     std::mutex mutex;
