@@ -123,7 +123,10 @@ class Refiner {
         each_tile(columns, [&](int tile, int i, int j) { find_residual(tile, i, first, j, columns); });
         barrier();
         residual += total(sums_, columns);
-        if (!(residual < before / 4)) return false;
+        if (!(residual < before / 4)) {
+          barrier();  // all blocks have read the sums, which the next matrix overwrites
+          return false;
+        }
         each_tile(columns, [&](int tile, int i, int j) { find_next(tile, i, first, j, columns); });
         barrier();
         change += total(sums_ + space_.tiles, columns);
