@@ -20,9 +20,10 @@ struct Block {
     if constexpr (sizeof(acc_t<T>) == 4) with_constant<48, 64, 80, 96, 112, 128>(order, launch);
     else with_constant<48, 64>(order, launch);
     if (given.layout == Layout::inside) return;
-    Buffer<double> memory(teams * TeamMemory::words(given.n, 1, sizeof(T) == 8));
-    simt::launch(teams, kBlock, 0, repeat_pivoted<T>,
-                 Repeat<T>{given, Q, flags.data(), memory.data(), flags.data() + batch, batch, teams});
+    Buffer<double> memory(teams * TeamMemory<acc_t<T>>::words(given.n, 1, false));
+    simt::launch(
+        teams, kBlock, 0, repeat_pivoted<T>,
+        Repeat<T>{given, Q, flags.data(), nullptr, memory.data(), flags.data() + batch, batch, teams});
     CHECK(flags.intact() && memory.intact(), "n=%d: wrote outside", given.n);
   }
 };
