@@ -108,8 +108,9 @@ def symmetric_exp(X: Tensor, lower: bool = False) -> Tensor:
 
     This is :func:`symmetric` followed by :func:`matrix_exp` in one kernel, by polynomials for symmetric
     matrices. On the CPU the result of a real ``X`` is symmetric bit for bit. With every algorithm, it is
-    positive definite in floating point only while :math:`e^{2 \|A\|} < 1 / \epsilon`, that is, for norms
-    below 8 in float32 and 18 in float64. Complex matrices are transposed without conjugation.
+    positive definite in floating point only while :math:`e^{2 \|A\|}` is far below :math:`1 / \epsilon`, that
+    is, for norms below about 7 in float32 and 17 in float64. Complex matrices are transposed without
+    conjugation.
 
     Args:
         X: tensor of shape :math:`(*, n, n)` with any strides, of dtype float32, float64, bfloat16, float16 or
@@ -145,8 +146,8 @@ def stiefel_exp(X: Tensor, lower: bool = False) -> Tensor:
     matrix is made if n is above 96 and k is at most 0.3 n (in double precision 0.4 n). With the matrix Z =
     [[A1, -B^H B / b], [b I, 0]] of order 2k and any positive b, Q is then the upper left block of exp(Z)
     above B times its lower left block, divided by b. This is computed in double precision, and the result is
-    orthonormal up to norms of 1e8. Square matrices are handled by :func:`skew_exp`. The function is made of
-    differentiable operations.
+    orthonormal up to norms of 5e4, or 1e8 if the columns of B are far from parallel. Square matrices are
+    handled by :func:`skew_exp`. The function is made of differentiable operations.
 
     Args:
         X: tensor of shape :math:`(*, n, k)`, of dtype float32, float64, bfloat16, float16 or complex. Half

@@ -186,9 +186,9 @@ class PositiveDefinite(nn.Module):
     .. math:: P = \exp(A), \qquad A = \mathrm{triu}(X) + \mathrm{triu}(X, 1)^T
 
     On the CPU the weight is symmetric bit for bit. With every algorithm, it is positive definite in floating
-    point only while :math:`e^{2 \|A\|} < 1 / \epsilon`, that is, for norms below 8 in float32 and 18 in
-    float64. A weight that is positive definite on registration is kept. Any other weight becomes the free
-    parameter ``X`` as it stands.
+    point only while :math:`e^{2 \|A\|}` is far below :math:`1 / \epsilon`, that is, for norms below about 7
+    in float32 and 17 in float64. A weight that is positive definite on registration is kept. Any other weight
+    becomes the free parameter ``X`` as it stands.
 
     Args:
         lower: whether to keep the free parameters in the lower triangle instead of the upper one.

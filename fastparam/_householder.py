@@ -12,7 +12,7 @@ from ._ops import entry
 @entry
 def householder(X: Tensor) -> Tensor:
     r"""Returns the first columns of products of reflections. They are orthonormal for every ``X`` whose
-    squares are in the range of its dtype.
+    sums of squares are in the range of its dtype.
 
     .. math:: Q = H_1 H_2 \cdots H_k \begin{bmatrix} I \\ 0 \end{bmatrix}, \qquad H_j = I - 2 \frac{v_j
         v_j^H}{v_j^H v_j}, \qquad V = \begin{bmatrix} I \\ 0 \end{bmatrix} + \mathrm{tril}(X, -1)

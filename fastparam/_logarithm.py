@@ -16,7 +16,8 @@ from ._orthogonality import checked_orthogonal, double_of, nearest_orthogonal
 class NotPositiveDefiniteError(ValueError, NotImplementedError):
     r"""Raised if a matrix has no inverse under a map onto positive definite matrices.
 
-    .. math:: \max |P - P^H| > 100 \, \epsilon \max |P| \quad \text{or} \quad \lambda_{\min}(P) \le 0
+    .. math:: \max |P - P^H| > \min(0.05, 100 \, \epsilon) \max |P| \quad \text{or} \quad
+        \lambda_{\min}(P) \le 0
 
     On an assignment the user sees this error. On registration, torch takes its second base class as "start
     from this weight as the free parameter".
@@ -128,9 +129,9 @@ def _log_positive_definite(op: str, P: Tensor) -> Tensor:
 
 
 def is_symmetric(P: Tensor) -> bool:
-    """As far as the dtype tells; not where an entry is not finite."""
+    """As far as the dtype tells, or 0.05; not where an entry is not finite."""
     size = P.abs().amax((-2, -1))
-    return bool(((P - P.mH).abs().amax((-2, -1)) <= 100 * torch.finfo(P.dtype).eps * size).all())
+    return bool(((P - P.mH).abs().amax((-2, -1)) <= min(0.05, 100 * torch.finfo(P.dtype).eps) * size).all())
 
 
 def asymmetry(P: Tensor) -> float:
@@ -146,7 +147,7 @@ def symmetric_logarithm(op: str, P: Tensor) -> Tensor:
     if not is_symmetric(P):
         found = f"max |P - P^T| = {asymmetry(precise):.2g}" if precise.isfinite().all() else "nan or inf"
         raise NotPositiveDefiniteError(f"{op}: expected a symmetric matrix, got one with {found}")
-    values, V = torch.linalg.eigh((precise + precise.mH) / 2)
+    values, V = torch.linalg.eigh(precise / 2 + precise.mH / 2)
     smallest = float(values.amin())
     if not smallest > 0:
         raise NotPositiveDefiniteError(

@@ -16,7 +16,7 @@ constexpr int kMatrices = 8;  // values in a recurrence, and as many derivatives
 constexpr int kLargestExponent = 4;
 // Each squaring doubles the distance of a matrix from the orthogonal ones. Up to kHarmless squarings need no
 // correction. If there are more, a Newton-Schulz step follows every kPolished squarings, and the last one.
-constexpr int kHarmless = 6, kPolished = 4;
+constexpr int kHarmless = 3, kPolished = 8;
 constexpr int kMostTerms = 6;  // in a sum
 
 struct Matrix {

@@ -21,7 +21,7 @@ def check_module(op: str, module: object) -> None:
 
 def check_held(op: str, module: object, name: str) -> None:
     """Raises TypeError unless it is a module and the name is a str, and ValueError if the tensor of this name
-    has no shape yet.
+    is None or has no shape yet.
     """
     check_module(op, module)
     if not isinstance(name, str):
@@ -29,6 +29,8 @@ def check_held(op: str, module: object, name: str) -> None:
     held = getattr(module, name, None)
     if isinstance(held, Tensor):
         check_tensor(op, name, held)
+    elif held is None and hasattr(module, name):
+        raise ValueError(f"{op}: the module has no tensor {name!r}, which is None")
 
 
 def chain(module: nn.Module, name: str) -> list[nn.Module]:

@@ -102,12 +102,25 @@ def test_orthogonal_for_every_finite_matrix(n, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("n", [5, 8, 48, 200])
+@pytest.mark.parametrize("n", [5, 8, 16, 17, 48, 200, 256])
 def test_orthogonal_with_as_many_squarings_as_go_unpolished(n, dtype):
     """Each squaring doubles the defect, which is corrected only if there are more than a few squarings."""
-    for norm in (80.0, 100.0, 127.0, 150.0, 164.0, 200.0, 254.0, 290.0, 310.0, 328.0):
-        Q = skew_exp(scaled(gaussian(n), norm).to(dtype))
-        assert defect(Q) <= (4e-5 if dtype == torch.float32 else 3e-13), norm
+    single = 0.1 * torch.sin(torch.arange(n * n, dtype=torch.float64)).view(n, n)  # and one large entry
+    for norm in (10.0, 15.0, 20.0, 30.0, 41.0, 80.0, 100.0, 127.0, 150.0, 164.0, 200.0, 254.0, 290.0, 328.0):
+        single[0, -1] = norm
+        for X in (scaled(gaussian(n), norm), single):
+            assert defect(skew_exp(X.to(dtype))) <= (4e-5 if dtype == torch.float32 else 3e-13), norm
+
+
+@DTYPES
+def test_order_one_is_the_exponential_of_a_number(dtype):
+    X = torch.linspace(-60, 60, 241, dtype=dtype).view(-1, 1, 1)
+    expected = X.double().exp()
+    for f in (matrix_exp, symmetric_exp):
+        Y, L = torch.func.jvp(f, (X,), (X,))
+        for actual, of in ((Y, expected), (L, expected * X.double())):
+            torch.testing.assert_close(actual.double(), of, rtol=2 * torch.finfo(dtype).eps, atol=0)
+    assert torch.equal(skew_exp(X), torch.ones_like(X))
 
 
 @every_family

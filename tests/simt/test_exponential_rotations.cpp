@@ -6,9 +6,10 @@
 
 template <class T>
 static void launch(const Batch<T>& batch, const Program<acc_t<T>>&) {
+  const auto blocks = static_cast<unsigned>((batch.count + kRotations - 1) / kRotations);
+  if (batch.n == 1) return simt::launch(blocks, kRotations, 0, exponential_numbers<T>, batch);
   with_constant<2, 3, 4>(batch.n, [&](auto N) {
-    simt::launch(static_cast<unsigned>((batch.count + kRotations - 1) / kRotations), kRotations, 0,
-                 exponential_rotations<T, decltype(N)::value>, batch);
+    simt::launch(blocks, kRotations, 0, exponential_rotations<T, decltype(N)::value>, batch);
   });
 }
 
@@ -46,6 +47,14 @@ int main(int argc, char**) {
   guarded("float", [&] { check(float{}, norms); });
   norms.insert(norms.end(), {1e100, 1e300});
   guarded("double", [&] { check(double{}, norms); });
+  guarded("order 1", [&] {
+    each_kind(false, 0, [&](Structure structure, bool lower, bool dual) {
+      const std::vector<double> numbers{0, 1e-20, 1, bad, 20, 60, bad};
+      ExponentialCase<float>(1, structure, lower, dual, numbers).verify(launch<float>);
+      ExponentialCase<double>(1, structure, lower, dual, numbers).verify(launch<double>);
+      ExponentialCase<simt::half>(1, structure, lower, dual, {1, bad, 5}).verify(launch<simt::half>);
+    });
+  });
   guarded("half types",
           [&] { check(simt::half{}, {1, 3, bad, 30}), check(simt::bfloat16{}, {0.1, bad, 2, 1e3}); });
   return report();

@@ -134,9 +134,24 @@ inline int64_t largest_exponential_by_lanes(int64_t lanes) {
   return lanes == 16 ? 16 : lanes == 8 ? 13 : lanes == 4 ? 12 : 8;
 }
 
+// Matrices of order 1.
+template <class In>
+void run_numbers(const Exponential<In>& call) {
+  using T = compute_t<In>;
+  over_batch(call.batch, 1, 0, [&](int64_t begin, int64_t end, void*) {
+    for (int64_t m = begin; m < end; ++m) {
+      const T x = call.structure == Structure::skew ? T(0) : static_cast<T>(call.X[m]);
+      const T y = std::exp(x) + (x - x);  // NaN if x is not finite
+      const T g = call.structure == Structure::skew ? T(0) : call.G ? static_cast<T>(call.G[m]) : T(1);
+      call.out[m] = static_cast<In>(call.G ? y * g : y);
+    }
+  });
+}
+
 template <class In>
 void run_batch(const Exponential<In>& call) {
   using T = compute_t<In>;
+  if (call.n == 1) return run_numbers(call);
   if (call.n <= largest_exponential_by_lanes(vector_bytes() / sizeof(T))) return run_lanes(call);
   over_batch(call.batch, call.n, Chain<T>::scratch_bytes(call.n, call.G != nullptr),
              [&](int64_t begin, int64_t end, void* scratch) {

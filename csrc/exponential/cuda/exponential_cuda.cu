@@ -30,7 +30,7 @@ Tensor run(const Tensor& X, const Tensor* G, Structure structure, bool lower) {
                          structure,
                          lower,
                          transposed};
-    if (structure == Structure::skew && n >= 2 && n <= 4) return launch_rotations<T>(batch);
+    if (n == 1 || (structure == Structure::skew && n <= 4)) return launch_closed_form<T>(batch);
     const auto program = Program<acc_t<T>>::of(structure, G != nullptr);
     if (n > kWarpOrder || !launch_lanes<T>(program, batch)) launch_team<T>(program, batch, X.options());
   });

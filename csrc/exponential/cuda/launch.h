@@ -7,9 +7,9 @@
 
 namespace fastparam::cuda {
 
-// For skew matrices of order 2 to 4.
+// For order 1, and for skew matrices up to order 4.
 template <class T>
-void launch_rotations(const Batch<T>& batch);
+void launch_closed_form(const Batch<T>& batch);
 // For n <= kWarpOrder. Returns false without a launch if a block of the current device has too little shared
 // memory.
 template <class T>

@@ -1,4 +1,4 @@
-// The closed forms of rotations.h, with a thread per matrix.
+// The closed forms of rotations.h and of order 1, with a thread per matrix.
 #pragma once
 #include "../rotations.h"
 #include "batch.cuh"
@@ -32,6 +32,18 @@ struct ThreadMath {
     if ((k & 2) != 0) s = -s;
   }
 };
+
+// Matrices of order 1.
+template <class T>
+__global__ void __launch_bounds__(kRotations) exponential_numbers(const Batch<T> batch) {
+  using A = acc_t<T>;
+  const long long matrix = static_cast<long long>(blockIdx.x) * kRotations + threadIdx.x;
+  if (matrix >= batch.count) return;
+  const A x = batch.element(batch.X + matrix, 0, 0);
+  A y = exp(x) + (x - x);  // NaN if x is not finite
+  if (batch.G != nullptr) y = batch.is_given(0, 0) ? y * static_cast<A>(batch.G[matrix]) : A(0);
+  batch.out[matrix] = static_cast<T>(y);
+}
 
 template <class T, int N>
 __global__ void __launch_bounds__(kRotations) exponential_rotations(const Batch<T> batch) {
