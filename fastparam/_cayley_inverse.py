@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from ._arguments import has_no_data
+from ._orthogonality import checked_orthogonal, double_of, tolerance
 
 _LARGE = 128  # order from which double precision costs more than to try without
 # What a matrix may lose on the way there and back before other signs are tried.
@@ -30,8 +32,9 @@ def greedy_signs(Q: Tensor) -> Tensor:
     return torch.where((R.diagonal(dim1=-2, dim2=-1).real < 0) == (tau == 0), -1.0, 1.0)
 
 
-def inverse(Q: Tensor, alpha: float) -> Tensor:
-    """Returns X with stiefel_cayley(X, alpha) = Q for a tall or square Q: a skew-symmetric A1 above B.
+def inverse(Q: Tensor, alpha: float, lower: bool) -> Tensor:
+    """Returns X with stiefel_cayley(X, alpha, lower) = Q for a tall or square Q. The entries that are not
+    read are zero.
 
     The result is not finite if Q has the eigenvalue -1.
     """
@@ -39,9 +42,20 @@ def inverse(Q: Tensor, alpha: float) -> Tensor:
     A = _cayley(Q[..., :k, :])
     if k < Q.shape[-2]:
         B = (Q[..., k:, :] @ A + Q[..., k:, :]) / -2
-        A = A - B.mH @ B
-        return torch.cat([(A - A.mH) / 2, B], -2) / alpha
-    return (A - A.mH) / (2 * alpha)
+        return torch.cat([_skew_part(A - B.mH @ B, lower), B], -2).div_(alpha)
+    return _skew_part(A, lower).div_(alpha)
+
+
+def _skew_part(A: Tensor, lower: bool) -> Tensor:
+    """Returns the triangle T with T - T^H = (A - A^H) / 2."""
+    T: Tensor
+    if A.is_complex():
+        T = A - A.mH
+        T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
+        T = T.tril() if lower else T.triu()
+    else:
+        T = torch.ops.fastparam.skew_adjoint.default(A, lower)
+    return T.div_(2)
 
 
 def _cayley(Q: Tensor) -> Tensor:
@@ -57,24 +71,38 @@ def _cayley(Q: Tensor) -> Tensor:
 
 
 def inverse_with_signs(
-    op: str, Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor | None, remedy: str
+    op: str, Q: Tensor, alpha: float, lower: bool, signs: Tensor | None, remedy: str
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns X with stiefel_cayley(X, alpha, signs) = Q, for a tall Q in double precision, and the signs if
-    they have to change.
+    """Returns X with stiefel_cayley(X, alpha, lower, signs) = Q for a tall or square Q, and the signs if they
+    have to change.
 
-    If signs is None, a matrix that needs signs is refused, and the error names the remedy.
+    Raises NotOrthogonalError unless the columns are orthonormal. If signs is None, a matrix that needs signs
+    is refused, and the error names the remedy.
     """
     if has_no_data(Q):
         return torch.zeros_like(Q), None
-    ones = torch.ones((*Q.shape[:-2], Q.shape[-1]), dtype=torch.float64, device=Q.device)
-    kept = tried = greedy = ones if signs is None else torch.where(signs.real < 0, -ones, ones)
-    if signs is not None:
-        greedy = greedy_signs(Q.to(torch.promote_types(dtype, torch.float32))).to(kept.dtype)
-        if Q.shape[-2] == Q.shape[-1] and not Q.is_complex():
-            # det Q is the product of the greedy signs, and Q D has the eigenvalue -1 where det Q D = -1
-            tried = torch.where((greedy * kept).prod(-1, keepdim=True) < 0, greedy, kept)
-    X, loss = _inverse_and_loss(Q, dtype, alpha, tried)
-    allowed, far = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), _FAR.get(dtype, 100) / abs(alpha)
+    n, dtype = Q.shape[-2], Q.dtype
+    kept = tried = greedy = (
+        torch.ones((*Q.shape[:-2], Q.shape[-1]), device=Q.device)
+        if signs is None
+        else torch.where(signs.real < 0, -1.0, 1.0)
+    )
+    # A matrix that comes back is orthogonal, since the map has no other values, and is not checked again. If
+    # its norm tells that it is not, the work is saved.
+    proof = tolerance(dtype, n) / (3 * math.sqrt(n))
+    promising = dtype in _LOSS and abs(float(torch.linalg.vector_norm(Q)) ** 2 * n / Q.numel() - 1) < 0.01
+    for checked in (False, True) if promising else (True,):
+        if checked:
+            Q = checked_orthogonal(op, Q).to(dtype)
+        if signs is not None:
+            greedy = greedy_signs(Q.to(torch.promote_types(dtype, torch.float32)))
+            if n == Q.shape[-1] and not Q.is_complex():
+                # det Q is the product of the greedy signs, and Q D has the eigenvalue -1 where det Q D = -1
+                tried = torch.where((greedy * kept).prod(-1, keepdim=True) < 0, greedy, kept)
+        X, loss = _inverse_and_loss(Q, alpha, lower, tried)
+        if (loss <= proof).all():
+            break
+    allowed, far = _allowed(dtype), _FAR.get(dtype, 100) / abs(alpha)
 
     def serves(X: Tensor, loss: Tensor) -> Tensor:
         return (loss <= allowed) & (X.abs().amax((-2, -1)) <= far)
@@ -88,7 +116,7 @@ def inverse_with_signs(
             )
         return X, None
     if fails.any():
-        Y, other_loss = _inverse_and_loss(Q, dtype, alpha, greedy)
+        Y, other_loss = _inverse_and_loss(Q, alpha, lower, greedy)
         better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
         if not (torch.where(better, other_loss, loss) <= _LOST).all():
             name = str(dtype).removeprefix("torch.")
@@ -97,20 +125,23 @@ def inverse_with_signs(
     return X, None if torch.equal(tried, kept) else tried.to(signs.dtype)
 
 
-def _inverse_and_loss(Q: Tensor, dtype: torch.dtype, alpha: float, signs: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse_and_loss(Q: Tensor, alpha: float, lower: bool, signs: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the inverse with these signs, and the loss of each matrix on the way there and back, which is
     NaN if there is no inverse.
 
     Large matrices are computed in the precision of the dtype, if they lose little or, with these signs,
     everything; all others in double precision.
     """
-    allowed, single = _LOSS.get(dtype, 4 * torch.finfo(dtype).eps), torch.promote_types(dtype, torch.float32)
-    for work in (single, Q.dtype) if Q.shape[-1] >= _LARGE else (Q.dtype,):
-        X = inverse(Q.to(work) * signs[..., None, :].to(work), alpha)
-        T = X.tril().to(dtype)
-        T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
-        there = torch.ops.fastparam.stiefel_cayley.default(T, alpha, True, signs)
-        loss = (there.to(Q.dtype) - Q).abs().amax((-2, -1))
-        if ((loss <= allowed) | ~(loss <= 0.1)).all():
+    double, single = double_of(Q), torch.promote_types(Q.dtype, torch.float32)
+    QD = Q * signs.unsqueeze(-2).to(Q.dtype)
+    for work in (single, double) if Q.shape[-1] >= _LARGE else (double,):
+        X = inverse(QD.to(work), alpha, lower).to(Q.dtype)
+        there = torch.ops.fastparam.stiefel_cayley.default(X, alpha, lower, signs)
+        loss = (there - Q).abs().amax((-2, -1))
+        if ((loss <= _allowed(Q.dtype)) | ~(loss <= 0.1)).all():
             break
     return X, loss
+
+
+def _allowed(dtype: torch.dtype) -> float:
+    return _LOSS.get(dtype, 4 * torch.finfo(dtype).eps)

@@ -16,14 +16,15 @@ class _CayleyMap(Signed):
     """Q = map(X) D by a Cayley map."""
 
     alpha: float
+    lower: bool = False  # the triangle of X that the inverse returns
 
     def __init__(self, alpha: float, signs: bool) -> None:
         alpha = nonzero(self.op, alpha)
         super().__init__(signs)
         self.alpha = alpha
 
-    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return inverse_with_signs(self.op, Q, dtype, self.alpha, signs, self.remedy)
+    def _solved(self, Q: Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return inverse_with_signs(self.op, Q, self.alpha, self.lower, signs, self.remedy)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -96,7 +97,8 @@ class CayleyMap(_CayleyMap):
         """
         check_square("CayleyMap", Q, "Q")
         self._check_order("Q", Q)
-        return self._inverse(Q).to(Q.dtype)
+        X = self._inverse(Q)
+        return X - X.mH
 
     def _check_order(self, argument: str, X: Tensor) -> None:
         check_tensor("CayleyMap", argument, X)
@@ -157,7 +159,6 @@ class SkewCayley(_CayleyMap):
         True
     """
 
-    lower: bool
     blocks: int = 1
     op: str = "SkewCayley"
 
@@ -199,10 +200,7 @@ class SkewCayley(_CayleyMap):
         Q = self._split("Q", Q)
         wide = Q.shape[-2] < Q.shape[-1]
         X = self._inverse(Q.mT if wide else Q)
-        X.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
-        k = X.shape[-1]
-        X = X.tril() if self.lower else torch.cat([X[..., :k, :].triu(), X[..., k:, :]], -2)
-        return self._joined((X.mT if wide else X).to(Q.dtype).contiguous())
+        return self._joined((X.mT if wide else X).contiguous())
 
     def _split(self, argument: str, X: Tensor) -> Tensor:
         if self.blocks == 1:

@@ -155,7 +155,8 @@ class SkewExponential(Signed):
         X.diagonal(dim1=-2, dim2=-1).div_(2)  # of complex matrices counted twice by T - T^H
         return (X.tril() if self.lower else X.triu()).to(Q.dtype)
 
-    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _solved(self, Q: Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        Q = checked_orthogonal(self.op, Q)
         if has_no_data(Q):
             return torch.zeros_like(Q), None
         changed = None

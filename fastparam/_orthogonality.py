@@ -41,15 +41,15 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     precise = Q.to(double_of(Q))
     if has_no_data(Q):
         return precise
-    tolerance = _tolerance(Q.dtype, Q.shape[-2])
+    allowed = tolerance(Q.dtype, Q.shape[-2])
     # At half the cost, where the dtype is enough.
-    if Q.dtype in (torch.float32, torch.complex64) and orthogonality_defect(Q) <= tolerance:
+    if Q.dtype in (torch.float32, torch.complex64) and orthogonality_defect(Q) <= allowed:
         return precise
     error = orthogonality_defect(precise)
-    if error <= tolerance:
+    if error <= allowed:
         return precise
     for lower in _LOWER.get(Q.dtype, ()):
-        if error <= _tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
+        if error <= tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
             return nearest_orthogonal(precise)
     which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
     found = f"max |Q^T Q - I| = {error:.2g}" if precise.isfinite().all() else "nan or inf"
@@ -62,7 +62,8 @@ def orthogonality_defect(Q: Tensor) -> float:
     return float(E.abs().amax())
 
 
-def _tolerance(dtype: torch.dtype, n: int) -> float:
+def tolerance(dtype: torch.dtype, n: int) -> float:
+    """Returns the largest max |Q^H Q - I| of what counts as orthogonal, for columns of length n."""
     return min(0.05, 1000 * math.sqrt(n) * torch.finfo(dtype).eps)
 
 

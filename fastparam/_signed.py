@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from ._arguments import check_flag, ordinary
-from ._orthogonality import checked_orthogonal
 
 
 class Signed(nn.Module):
@@ -31,9 +30,9 @@ class Signed(nn.Module):
             with torch.no_grad():
                 self.signs.fill_(1)
 
-    def _solved(self, Q: Tensor, dtype: torch.dtype, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Returns X with map(X) D = Q, for a tall Q in double precision, and the signs if they have to
-        change.
+    def _solved(self, Q: Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Returns X with map(X) D = Q, for a tall Q, and the signs if they have to change. Raises
+        NotOrthogonalError unless the columns of Q are orthonormal.
         """
         raise NotImplementedError
 
@@ -54,7 +53,7 @@ class Signed(nn.Module):
                     raise ValueError(
                         f"{self.op}: expected Q {of} {plain(ours)}, as its signs are, got {plain(theirs)}"
                     )
-        X, changed = self._solved(checked_orthogonal(self.op, Q.detach()), Q.dtype, signs)
+        X, changed = self._solved(Q.detach(), signs)
         if changed is not None:
             # Another tensor: graphs and state dicts that hold the one before keep it.
             self.signs = ordinary(changed)
