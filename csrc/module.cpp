@@ -7,6 +7,13 @@
 #include "core/shapes.h"
 #include "ops.h"
 
+namespace fastparam {
+
+std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const std::optional<Tensor>& signs, double far,
+                                           bool single);
+
+}  // namespace fastparam
+
 namespace {
 
 const char* compiler() {
@@ -96,6 +103,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("X"));
   m.def("check_matrices", torch::wrap_pybind_function(&check_matrices), py::arg("op"), py::arg("argument"),
         py::arg("X"));
+  m.def("eliminate", torch::wrap_pybind_function_no_gil(&eliminate), py::arg("Q"), py::arg("signs"),
+        py::arg("far"), py::arg("single"));
   m.def("compiler", &compiler);
   m.def("supported_levels", &supported_levels,
         "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, lowest first.");

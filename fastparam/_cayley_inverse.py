@@ -8,10 +8,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from . import _C
 from ._arguments import has_no_data
 from ._orthogonality import checked_orthogonal, double_of, tolerance
 
-_LARGE = 128  # order from which double precision costs more than to try without
+_LARGE = 256  # order from which double precision costs more than to try without
+_PROBES = 16  # vectors that tell the loss of large matrices in less time than the way back
 # What a matrix may lose on the way there and back before other signs are tried.
 _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch.complex128: 5e-13}
 _LOST = 0.2  # a loss that no rounding explains, not even to bfloat16: X has no digits in its dtype
@@ -23,50 +25,30 @@ def greedy_signs(Q: Tensor) -> Tensor:
     """Returns real signs D, of shape (..., k), such that every pivot in the elimination of the first k rows
     of Q + D has size 1 and more.
 
-    Each sign is that of the pivot (of its real part) to which it is added. A Householder reflection chooses
-    the opposite sign for R, and so D = -diag(R) in Q = H R; where it reflects nothing, R is the pivot itself
-    (Ballard et al., Reconstructing Householder vectors from Tall-Skinny QR, 2014). Q D + I is then well
-    conditioned in practice, for every determinant and all eigenvalues of Q.
+    Each sign is that of the pivot (of its real part) to which it is added. Q D + I is then well conditioned
+    in practice, for every determinant and all eigenvalues of Q.
     """
-    R, tau = torch.geqrf(Q)
-    return torch.where((R.diagonal(dim1=-2, dim2=-1).real < 0) == (tau == 0), -1.0, 1.0)
+    if _has_kernel(Q):
+        return _C.eliminate(Q[..., : Q.shape[-1], :], None, math.inf, True)[1]
+    # A Householder reflection chooses the opposite sign for R, and so D = -diag(R) in Q = H R; where it
+    # reflects nothing, R is the pivot itself (Ballard et al., Reconstructing Householder vectors from
+    # Tall-Skinny QR, 2014).
+    R, tau = torch.geqrf(Q.to(torch.promote_types(Q.dtype, torch.float32)))
+    return torch.where((R.diagonal(dim1=-2, dim2=-1).real < 0) ^ tau.bool(), -1.0, 1.0)
 
 
-def inverse(Q: Tensor, alpha: float, lower: bool) -> Tensor:
-    """Returns X with stiefel_cayley(X, alpha, lower) = Q for a tall or square Q. The entries that are not
-    read are zero.
-
-    The result is not finite if Q has the eigenvalue -1.
-    """
-    k = Q.shape[-1]
-    A = _cayley(Q[..., :k, :])
-    if k < Q.shape[-2]:
-        B = (Q[..., k:, :] @ A + Q[..., k:, :]) / -2
-        return torch.cat([_skew_part(A - B.mH @ B, lower), B], -2).div_(alpha)
-    return _skew_part(A, lower).div_(alpha)
+def _has_kernel(Q: Tensor) -> bool:
+    return Q.is_cpu and not Q.is_complex()
 
 
-def _skew_part(A: Tensor, lower: bool) -> Tensor:
-    """Returns the triangle T with T - T^H = (A - A^H) / 2."""
-    T: Tensor
-    if A.is_complex():
-        T = A - A.mH
-        T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
-        T = T.tril() if lower else T.triu()
-    else:
-        T = torch.ops.fastparam.skew_adjoint.default(A, lower)
-    return T.div_(2)
-
-
-def _cayley(Q: Tensor) -> Tensor:
-    """Returns (I + Q)^-1 (I - Q), which is not finite if Q has the eigenvalue -1."""
-    A: Tensor
+def _cayley(Q: Tensor, signs: Tensor, work: torch.dtype) -> Tensor:
+    """Returns (I + Q D)^-1 (I - Q D), which is not finite if Q D has the eigenvalue -1."""
+    QD = Q.to(work) * signs.unsqueeze(-2)
     if not Q.is_complex():
         with suppress(RuntimeError):  # LinAlgError, by a single matrix of the batch
-            A = torch.ops.fastparam.cayley.default(Q)
-            return A
-    identity = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    A = 2 * torch.linalg.inv_ex(Q + identity).inverse - identity
+            return _C.cayley(QD)
+    identity = torch.eye(Q.shape[-1], dtype=work, device=Q.device)
+    A: Tensor = 2 * torch.linalg.inv_ex(QD + identity).inverse - identity
     return A
 
 
@@ -74,19 +56,16 @@ def inverse_with_signs(
     op: str, Q: Tensor, alpha: float, lower: bool, signs: Tensor | None, remedy: str
 ) -> tuple[Tensor, Tensor | None]:
     """Returns X with stiefel_cayley(X, alpha, lower, signs) = Q for a tall or square Q, and the signs if they
-    have to change.
+    have to change. The entries that are not read are zero.
 
     Raises NotOrthogonalError unless the columns are orthonormal. If signs is None, a matrix that needs signs
     is refused, and the error names the remedy.
     """
     if has_no_data(Q):
         return torch.zeros_like(Q), None
-    n, dtype = Q.shape[-2], Q.dtype
-    kept = tried = greedy = (
-        torch.ones((*Q.shape[:-2], Q.shape[-1]), device=Q.device)
-        if signs is None
-        else torch.where(signs.real < 0, -1.0, 1.0)
-    )
+    n, k, dtype = *Q.shape[-2:], Q.dtype
+    allowed, far = _allowed(dtype), _FAR.get(dtype, 100) / abs(alpha)
+    given = torch.ones((*Q.shape[:-2], k), device=Q.device) if signs is None else signs
     # A matrix that comes back is orthogonal, since the map has no other values, and is not checked again. If
     # its norm tells that it is not, the work is saved.
     proof = tolerance(dtype, n) / (3 * math.sqrt(n))
@@ -94,53 +73,100 @@ def inverse_with_signs(
     for checked in (False, True) if promising else (True,):
         if checked:
             Q = checked_orthogonal(op, Q).to(dtype)
-        if signs is not None:
-            greedy = greedy_signs(Q.to(torch.promote_types(dtype, torch.float32)))
-            if n == Q.shape[-1] and not Q.is_complex():
-                # det Q is the product of the greedy signs, and Q D has the eigenvalue -1 where det Q D = -1
-                tried = torch.where((greedy * kept).prod(-1, keepdim=True) < 0, greedy, kept)
-        X, loss = _inverse_and_loss(Q, alpha, lower, tried)
-        if (loss <= proof).all():
+        X, loss, D, changed = _inverse_and_loss(Q, alpha, lower, given, signs is not None)
+        most, size = float(loss.amax()), float(X.abs().amax())
+        if most <= proof:
             break
-    allowed, far = _allowed(dtype), _FAR.get(dtype, 100) / abs(alpha)
+    if most <= allowed and size <= far:
+        return X, D.to(given.dtype) if changed else None
 
     def serves(X: Tensor, loss: Tensor) -> Tensor:
         return (loss <= allowed) & (X.abs().amax((-2, -1)) <= far)
 
-    fails = ~serves(X, loss)
     if signs is None:
-        if fails.any() and not (loss <= torch.finfo(dtype).eps ** 0.5).all():
+        if not (loss <= torch.finfo(dtype).eps ** 0.5).all():
             raise ValueError(
                 f"{op}: expected a matrix without an eigenvalue near -1, "
                 f"which the Cayley map does not reach without {remedy}"
             )
         return X, None
-    if fails.any():
-        Y, other_loss = _inverse_and_loss(Q, alpha, lower, greedy)
-        better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
-        if not (torch.where(better, other_loss, loss) <= _LOST).all():
-            name = str(dtype).removeprefix("torch.")
-            raise ValueError(f"{op}: expected an alpha for which {name} can represent X, got {alpha:g}")
-        X, tried = torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, tried)
-    return X, None if torch.equal(tried, kept) else tried.to(signs.dtype)
+    fails = ~serves(X, loss)
+    Y, other_loss, greedy, _ = _inverse_and_loss(Q, alpha, lower, None)
+    better = fails & ((other_loss < loss) | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
+    if not (torch.where(better, other_loss, loss) <= _LOST).all():
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{op}: expected an alpha for which {name} can represent X, got {alpha:g}")
+    X, D = torch.where(better[..., None, None], Y, X), torch.where(better[..., None], greedy, D)
+    return X, None if torch.equal(D < 0, signs.real < 0) else D.to(signs.dtype)
 
 
-def _inverse_and_loss(Q: Tensor, alpha: float, lower: bool, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the inverse with these signs, and the loss of each matrix on the way there and back, which is
-    NaN if there is no inverse.
+def _inverse_and_loss(
+    Q: Tensor, alpha: float, lower: bool, signs: Tensor | None, free: bool = False
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Returns the inverse with these signs, or with greedy ones if there are none, and the loss of each
+    matrix on the way there and back, which is NaN if there is no inverse; then the signs, and whether they
+    are not those that were given. If they are free, the kernel chooses greedy ones where it finds no inverse
+    within reach.
 
-    Large matrices are computed in the precision of the dtype, if they lose little or, with these signs,
-    everything; all others in double precision.
+    Double precision, and of the greedy signs the precision of the dtype for large matrices, if they lose
+    little. Where an estimate tells that a large matrix loses little, the way back is saved.
     """
-    double, single = double_of(Q), torch.promote_types(Q.dtype, torch.float32)
-    QD = Q * signs.unsqueeze(-2).to(Q.dtype)
-    for work in (single, double) if Q.shape[-1] >= _LARGE else (double,):
-        X = inverse(QD.to(work), alpha, lower).to(Q.dtype)
-        there = torch.ops.fastparam.stiefel_cayley.default(X, alpha, lower, signs)
-        loss = (there - Q).abs().amax((-2, -1))
-        if ((loss <= _allowed(Q.dtype)) | ~(loss <= 0.1)).all():
+    n, k = Q.shape[-2:]
+    allowed, large, top = _allowed(Q.dtype), k >= _LARGE, Q[..., :k, :]
+    single, double = torch.promote_types(Q.dtype, torch.float32), double_of(Q)
+    changed = signs is None
+    for work in (single, double) if large and single != double else (double,):
+        if _has_kernel(Q):
+            far = _FAR.get(Q.dtype, 100) if free else math.inf
+            A, D, changed = _C.eliminate(top, signs, far, work == single)
+            work = work if changed else double
+        else:
+            D = greedy_signs(Q) if signs is None else torch.where(signs.real < 0, -1.0, 1.0)
+            A = _cayley(top, D, work)
+        X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
+        if n == k and large and _has_kernel(Q):
+            loss = _estimated_loss(Q.double() * D.unsqueeze(-2), alpha * _C.skew(X, lower).double())
+            if (loss <= allowed).all():
+                break
+        loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
+        if work == double or ((loss <= allowed) | ~(loss <= 0.1)).all():
             break
-    return X, loss
+    return X, loss, D, changed
+
+
+def _parameter(A: Tensor, Q: Tensor, signs: Tensor, lower: bool) -> Tensor:
+    """Returns 2 alpha X for the Cayley map A of the first rows of Q D: a triangle above B."""
+    n, k = Q.shape[-2:]
+    if k < n:
+        below = (Q[..., k:, :] * signs.unsqueeze(-2).to(Q.dtype)).to(A.dtype)
+        B = (below @ A + below) / -2
+        return torch.cat([_triangle(A - B.mH @ B, lower), 2 * B], -2)
+    return _triangle(A, lower)
+
+
+def _triangle(A: Tensor, lower: bool) -> Tensor:
+    """Returns the triangle T with T - T^H = A - A^H."""
+    T: Tensor
+    if not A.is_complex():
+        T = torch.ops.fastparam.skew_adjoint.default(A, lower)
+        return T
+    T = A - A.mH
+    T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
+    return T.tril() if lower else T.triu()
+
+
+def _estimated_loss(Q: Tensor, A: Tensor) -> Tensor:
+    """Returns an estimate of max |cayley(A) - Q| in O(n^2) operations, for cayley(A) near to Q.
+
+    The inverse of I + A is then (I + Q) / 2 up to that loss, and corrects its own product with a vector. The
+    products of the loss with random signs have the sizes of its rows; of n normal numbers, none is likely to
+    be larger than 5 standard deviations.
+    """
+    n = Q.shape[-1]
+    V = torch.randint(2, (n, _PROBES), generator=torch.Generator().manual_seed(0)).to(Q).mul_(2).sub_(1)
+    Z = (V + Q @ V) / 2  # (I + A)^-1 V, nearly
+    R = V - Z - A @ Z
+    return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5
 
 
 def _allowed(dtype: torch.dtype) -> float:

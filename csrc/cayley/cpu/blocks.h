@@ -4,6 +4,8 @@
 // P_kk = D. All other rows become S_i - S_ik P, where the entry at the position of S_ik is first replaced by
 // -S_ik. All the work is in this last product. Its strips of columns are independent of each other, so
 // threads can share them without changing any result.
+//
+// With signs, D = (diag(signs) + S_kk)^-1, P = D S_k, and the entry at the position of S_ik is replaced by 0.
 #pragma once
 
 #include "../../core/cpu/dense/product.h"
@@ -25,7 +27,7 @@ struct BlockStep {
 };
 
 // Copies S_kk, which is inverted to D in place, and the columns above and below it.
-template <class T>
+template <class T, bool Signed>
 struct ColumnBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const BlockStep<T>* step) {
@@ -38,12 +40,12 @@ struct ColumnBody {
       for (int64_t j = 0; j < D.rows; ++j) {
         T& s = S.S[i * S.stride + k + j];
         column[i * D.width + j] = -s;
-        if (i < k || i >= k + D.rows) s = -s;
+        if (i < k || i >= k + D.rows) s = Signed ? T(0) : -s;
       }
   }
 };
 
-template <class T>
+template <class T, bool Signed>
 struct StripBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const BlockStep<T>* step, int64_t begin, int64_t end) {
@@ -53,7 +55,7 @@ struct StripBody {
       const int64_t j = strip * kStrip, columns = std::min<int64_t>(kStrip, S.width - j);
       T* const rows = S.S + k * S.stride + j;
       copy_strip(rows, S.stride, D.rows, columns, panel);
-      Product<T, Bytes>{D.S, D.stride, panel, kStrip, rows, S.stride, D.rows, true}.template run<false>(
+      Product<T, Bytes>{D.S, D.stride, panel, kStrip, rows, S.stride, D.rows, !Signed}.template run<false>(
           0, D.rows, 0, columns);
       for (int64_t c = std::max(j, k); c < std::min(j + columns, k + D.rows); ++c)
         for (int64_t i = 0; i < D.rows; ++i) S.S[(k + i) * S.stride + c] = D.S[i * D.stride + c - k];
@@ -74,25 +76,27 @@ inline int64_t block_scratch(int64_t n) {
 
 template <class T>
 struct LeafInvert {
-  template <int Bytes>
-  static FASTPARAM_INLINE void run(const Square<T>* S, const Prefetch* next) {
+  template <int Bytes, class... Signs>
+  static FASTPARAM_INLINE void run(const Square<T>* S, const Prefetch* next, Signs... signs) {
     Rows<T, Bytes>{S->S, static_cast<int>(S->rows), static_cast<int>(S->stride), *next}.invert(
-        static_cast<int>(S->width));
+        static_cast<int>(S->width), signs...);
   }
 };
 
-template <class T>
-void invert(const Square<T>& S, T* scratch, const Prefetch& next) {
-  if (S.rows <= kLeaf) return run_simd<LeafInvert<T>>(&S, &next);
+// Replaces S by (I + S)^-1 - I or, with signs, by (diag(signs) + S)^-1; a sign that is 0 is chosen.
+template <class T, class... Signs>
+void invert(const Square<T>& S, T* scratch, const Prefetch& next, Signs... signs) {
+  constexpr bool kSigned = sizeof...(signs) > 0;
+  if (S.rows <= kLeaf) return run_simd<LeafInvert<T>>(&S, &next, signs...);
   const int64_t block = block_of(S.rows), lanes = vector_bytes() / sizeof(T);
   for (int64_t k = 0; k < S.rows; k += block) {
     const Padded<T> padded(std::min(block, S.rows - k), lanes);
     const Square<T> D{scratch, padded.rows, padded.width, padded.stride};
     T* const column = scratch + block * largest_stride(block);
     const BlockStep<T> step{S, D, column, k};
-    run_simd<ColumnBody<T>>(&step);
-    invert(D, column + (S.rows + 4) * largest_stride(block), Prefetch());
-    parallel_tasks<StripBody<T>>(S.rows, strips_of(S.width), &step);
+    run_simd<ColumnBody<T, kSigned>>(&step);
+    invert(D, column + (S.rows + 4) * largest_stride(block), Prefetch(), signs + k...);
+    parallel_tasks<StripBody<T, kSigned>>(S.rows, strips_of(S.width), &step);
   }
 }
 
