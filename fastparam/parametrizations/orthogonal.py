@@ -124,13 +124,12 @@ class _Orthogonal(nn.Module):
     """The map of torch's ``orthogonal``: base map(X), or map(X)."""
 
     base: Tensor | None
-    shape: torch.Size
+    shape: torch.Size | None = None  # of the weight, once the map is registered
     orthogonal_map: str
-    registered = False
 
-    def __init__(self, weight: Tensor, orthogonal_map: str, use_trivialization: bool) -> None:
+    def __init__(self, orthogonal_map: str, use_trivialization: bool) -> None:
         super().__init__()
-        self.shape, self.orthogonal_map = weight.shape, orthogonal_map
+        self.orthogonal_map = orthogonal_map
         self.use_trivialization = use_trivialization
         if use_trivialization:
             self.register_buffer("base", None)
@@ -147,14 +146,13 @@ class _Orthogonal(nn.Module):
             Q = Q if base is None else base.to(dtype) @ Q
         return (Q.mT if wide else Q).to(X.dtype).contiguous()
 
-    @torch.no_grad()
     def right_inverse(self, Q: Tensor) -> Tensor:
         """Returns -I, which the map takes to I, and sets base to the matrix, or, if it is not orthogonal, to
         the orthogonal factor of its QR decomposition. Without a base, returns the reflections of that matrix,
         or its logarithm.
         """
         if self.orthogonal_map == "matrix_exp" and not self.use_trivialization:
-            if not self.registered or self.shape[-2] != self.shape[-1]:
+            if self.shape is None or self.shape[-2] != self.shape[-1]:
                 raise NotImplementedError(
                     "orthogonal: the matrix exponential of a weight that is not square cannot be assigned to "
                     "without use_trivialization=True"
@@ -162,6 +160,7 @@ class _Orthogonal(nn.Module):
             _check_shape(Q, self.shape)
             return _Logarithm(lower=True, signs=False).right_inverse(Q)
         _check_shape(Q, self.shape)
+        Q = Q.detach()
         wide = Q.shape[-2] < Q.shape[-1]
         if self.use_trivialization and self.base is not None:
             base = self.base
@@ -171,25 +170,28 @@ class _Orthogonal(nn.Module):
                         f"orthogonal: expected a matrix {of} {plain(ours)}, as its base is, "
                         f"got {plain(theirs)}"
                     )
-        if self.registered and not has_no_data(Q) and not Q.isfinite().all():
+        if self.shape is not None and not has_no_data(Q) and not Q.isfinite().all():
             raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         if self.orthogonal_map == "householder" and Q.is_complex():
             raise ValueError(f"orthogonal: expected a real matrix, got one of dtype {plain(Q.dtype)}")
         tall = (Q.mT if wide else Q).to(torch.promote_types(Q.dtype, torch.float32))
+        low = high = 0.0
         if not has_no_data(tall):
-            size = tall.abs().amax((-2, -1), keepdim=True)
-            low, high = map(float, size.aminmax())
-            if low < 1e-18 or high > 1e18:  # the norm of a column could leave the range of the dtype
+            norms = torch.linalg.vector_norm(tall, dim=(-2, -1))
+            low, high = map(float, norms.aminmax() if norms.dim() else (norms, norms))
+            if not 1e-14 < low <= high < 1e18:  # the norm of a column could leave the range of the dtype
+                size = tall.abs().amax((-2, -1), keepdim=True)
                 power = torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0))
                 tall = tall * power.to(size)
         if not self.use_trivialization:
             if has_no_data(Q):  # geqrf has no rule for the shape of its result
                 return torch.zeros_like(Q, memory_format=torch.contiguous_format)
             V, tau = torch.geqrf(tall)
-            signs = torch.where((V.diagonal(dim1=-2, dim2=-1) < 0) == (tau == 0), 1, -1)
-            V.diagonal(dim1=-2, dim2=-1).copy_(signs)
+            signs = V.diagonal(dim1=-2, dim2=-1)
+            signs.copy_(torch.where((signs < 0) ^ tau.bool(), 1.0, -1.0))
             return (V.mT if wide else V).to(Q.dtype).contiguous()
-        if _is_orthogonal(Q):
+        n = Q.shape[-1]  # the square of the norm of an orthogonal matrix
+        if 0.9 * n < low * low <= high * high < 1.1 * n and _is_orthogonal(Q):
             base = Q.clone(memory_format=torch.contiguous_format)
         else:
             base, R = torch.linalg.qr(tall, mode="complete")
@@ -206,10 +208,12 @@ class _Orthogonal(nn.Module):
         return X
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, orthogonal_map={self.orthogonal_map}"
+        return f"{tuple(self.shape or ())}, orthogonal_map={self.orthogonal_map}"
 
 
-def _check_shape(Q: Tensor, shape: torch.Size) -> None:
+def _check_shape(Q: Tensor, shape: torch.Size | None) -> None:
+    if shape is None:
+        return  # on registration; `orthogonal` has checked it
     check_matrices("orthogonal", Q, "Q")
     if Q.shape != shape:
         wanted = f"a matrix or batch of matrices of shape {tuple(shape)}"
@@ -221,7 +225,7 @@ def _is_orthogonal(Q: Tensor) -> bool:
     kept as they are.
     """
     n = Q.shape[-1]
-    if Q.shape[-2] != n or has_no_data(Q):
+    if Q.shape[-2] != n:
         return False
     precise = Q.to(torch.promote_types(Q.dtype, torch.float32))
     with without_autocast(Q):
@@ -244,11 +248,14 @@ class _FromRaw(SkewCayley):
 
     op: str = "orthogonal"
     remedy: str = "use_trivialization=True"
-    registered = False
-    shape: torch.Size
+    shape: torch.Size | None = None  # of the weight, once the map is registered
+    alpha, lower, with_signs, signs = -0.5, True, False, None
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # there is nothing to check, and no buffer
 
     def right_inverse(self, Q: Tensor) -> Tensor:
-        if not self.registered:
+        if self.shape is None:
             raise NotImplementedError
         _check_shape(Q, self.shape)
         return super().right_inverse(Q)
@@ -312,13 +319,10 @@ def orthogonal(
     assert chosen is not None and weight is not None
     check_matrices("orthogonal", weight, name)
     made: _Orthogonal | _FromRaw
-    if chosen == "cayley" and not use_trivialization:
-        made = _FromRaw(alpha=-0.5, lower=True, signs=False)
-        made.shape = weight.shape
-    else:
-        made = _Orthogonal(weight, chosen, use_trivialization)
+    raw = chosen == "cayley" and not use_trivialization
+    made = _FromRaw() if raw else _Orthogonal(chosen, use_trivialization)
     parametrize.register_parametrization(module, name, made, unsafe=True)
-    made.registered = True
+    made.shape = weight.shape
     if before and use_trivialization:  # torch calls no inverse then, and Q_0 is the identity
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
