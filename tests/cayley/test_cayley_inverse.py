@@ -11,7 +11,7 @@ from orthogonality import defect
 from table import F64, REAL
 from test_orthogonal import holder, register
 
-from fastparam import CayleyMap, NotOrthogonalError, SkewCayley
+from fastparam import _C, CayleyMap, NotOrthogonalError, SkewCayley
 from fastparam._cayley_inverse import greedy_signs
 from fastparam._orthogonality import double_of
 from fastparam.functional import cayley, cayley_inverse
@@ -70,6 +70,44 @@ def test_elimination_with_greedy_signs_meets_no_small_pivot(dtype):
             S = S - S[..., :, j, None] * S[..., j, None, :] / S[..., j, None, j, None]
         if Q.shape[-2] == k and not Q.is_complex():
             assert torch.equal(signs.prod(-1), torch.linalg.det(Q.double()).sign().to(signs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("n", [1, 3, 4, 30, 65, 200, 300])
+def test_the_kernel_chooses_the_signs_of_a_qr_decomposition(n, dtype):
+    """In the precision of the dtype and in double, alone and in a batch; given signs are kept up to a size of
+    A.
+    """
+    Q = torch.stack([haar(n, n, dtype=dtype, det=det) for det in (1, -1)])
+    R, tau = torch.geqrf(Q)
+    greedy = torch.where((R.diagonal(dim1=-2, dim2=-1) < 0) == (tau == 0), -1.0, 1.0).double()
+    I = torch.eye(n, dtype=F64)
+    expected = 2 * torch.linalg.inv(Q.double() * greedy.unsqueeze(-2) + I) - I
+    for single in (True, False):
+        A, D, changed = _C.eliminate(Q, None, 1e4, single)
+        assert changed and torch.equal(D, greedy)
+        close = 1e-4 if single and dtype == torch.float32 else 1e-11
+        torch.testing.assert_close(A, expected, rtol=close, atol=close)
+    B, E, changed = _C.eliminate(Q, D.to(dtype), 1e4, True)
+    assert torch.equal(E, D) and not changed
+    torch.testing.assert_close(B, A, rtol=1e-10, atol=1e-10)
+    B, E, changed = _C.eliminate(Q, torch.ones(2, n, dtype=dtype), 1e4, False)
+    assert changed and torch.equal(E[1], D[1]) and torch.equal(B[1], A[1])
+
+
+@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("signs", [True, False])
+def test_what_is_not_orthogonal_is_refused_although_its_norm_is(n, signs):
+    """One entry of the matrix is wrong, or two columns are parallel."""
+    Q = haar(n, n, dtype=torch.float32, det=1)
+    wrong, parallel = Q.clone(), Q.clone()
+    wrong[1, 2] += 0.05
+    parallel[:, 3] = parallel[:, 4]
+    for W in (wrong, parallel):
+        module = SkewCayley(signs=signs)
+        with pytest.raises(NotOrthogonalError):
+            module.right_inverse(W)
+        assert module.signs is None or (module.signs == 1).all()
 
 
 def test_unitary_matrices_come_back():

@@ -16,7 +16,7 @@ using namespace fastparam::cpu;
 
 // Sizes of A up to which an elimination in double precision without exchanges of rows loses less than
 // float32 rounds, and from which Q D counts as a matrix with the eigenvalue -1.
-constexpr double kHarmless = 1e3, kHopeless = 1e6;
+constexpr double kWithoutExchanges = 1e3, kHopeless = 1e6;
 
 double largest_of(const double* A, int64_t n) {
   double largest = 0;
@@ -66,7 +66,7 @@ struct Elimination {
     if (std::is_same_v<In, float>) {
       run<double>();
       const double largest = largest_of(A, n);
-      if (largest <= kHarmless) return largest <= far;
+      if (largest <= kWithoutExchanges) return largest <= far;
       if (largest > std::max(kHopeless, 100 * far)) return false;
     }
     exchange();
