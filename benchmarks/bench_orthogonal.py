@@ -229,7 +229,8 @@ for op in (DEFAULT, PLAIN, MODULE):
     CASES += grid(op, SQUARES + OTHERS, quick=((64, 64),))
     CASES += grid(op, LARGE, rounds=3)
 CASES += grid(CALL, ((8, 8),), quick=((8, 8),), passes=(False,))
-CASES += grid(ASSIGNED, ((64, 64), (256, 256), (512, 512)), passes=(False,))
+CASES += grid(ASSIGNED, ((64, 64), (128, 128), (256, 256), (512, 512)), passes=(False,))
+CASES += grid(ASSIGNED, ((1024, 1024),), passes=(False,), rounds=3)
 CASES += grid(REGISTERED, ((22, 18), (64, 64), (512, 512), (512, 384)), passes=(False,))
 
 

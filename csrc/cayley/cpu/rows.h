@@ -11,42 +11,43 @@ constexpr int kPivots = kRowMultiple;
 
 // ---- 4 x 4 pivots -----------------------------------------------------------------------------------------
 
-// D = (I + S)^-1, and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, from its 2 x 2 blocks.
+// D = (I + S)^-1, and delta = the diagonal of D - I = -D S, of the 4 x 4 block S, from its 2 x 2 blocks. With
+// signs, D = (diag(signs) + S)^-1.
 template <class T>
 struct PivotInverse {
   T D[kPivots][kPivots], delta[kPivots];
 
   FASTPARAM_INLINE void set(const T* S, int64_t stride) {
-    invert(S, stride, [&](int r, T) __attribute__((always_inline)) { return S[r * stride + r] + T(1); });
-    for (int i = 0; i < kPivots; ++i)
-      delta[i] = -(D[i][0] * S[i] + D[i][1] * S[stride + i] + D[i][2] * S[2 * stride + i] +
-                   D[i][3] * S[3 * stride + i]);
+    set_with(S, stride, [&](int r) __attribute__((always_inline)) { return S[r * stride + r] + T(1); });
   }
-  // D = (diag(signs) + S)^-1. A sign that is 0 becomes the sign of the pivot to which it is added.
+  // A sign that is 0 becomes that of the pivot to which it is added.
   FASTPARAM_INLINE void set(const T* S, int64_t stride, T* signs) {
-    invert(S, stride, [&](int r, T eliminated) __attribute__((always_inline)) {
-      const T s = S[r * stride + r];
-      if (signs[r] == 0) signs[r] = s < eliminated ? T(-1) : T(1);
-      return s + signs[r];
-    });
+    T pivots[kPivots][kPivots];
+    for (int r = 0; r < kPivots; ++r) std::memcpy(pivots[r], S + r * stride, sizeof(pivots[r]));
+    for (int r = 0; r < kPivots; ++r) {
+      if (signs[r] == 0) signs[r] = pivots[r][r] < 0 ? T(-1) : T(1);
+      for (int i = r + 1; i < kPivots; ++i) {
+        const T factor = pivots[i][r] / (pivots[r][r] + signs[r]);
+        for (int j = r + 1; j < kPivots; ++j) pivots[i][j] -= factor * pivots[r][j];
+      }
+    }
+    set_with(S, stride, [&](int r) __attribute__((always_inline)) { return S[r * stride + r] + signs[r]; });
   }
 
  private:
-  // plus(r, e) is the diagonal entry r, from whose pivot the rows before subtract e.
+  // plus(r) is the diagonal entry r of the matrix whose inverse is D.
   template <class Plus>
-  FASTPARAM_INLINE void invert(const T* S, int64_t stride, const Plus& plus) {
+  FASTPARAM_INLINE void set_with(const T* S, int64_t stride, const Plus& plus) {
     const auto s = [&](int r, int c) __attribute__((always_inline)) { return S[r * stride + c]; };
     // F is the inverse of the first block, and [p q; r t] is the Schur complement of the second
-    const T s00 = plus(0, T(0)), s11 = plus(1, s(1, 0) * s(0, 1) / s00);
-    const T first = 1 / (s00 * s11 - s(0, 1) * s(1, 0));
-    const T f00 = s11 * first, f01 = -s(0, 1) * first, f10 = -s(1, 0) * first, f11 = s00 * first;
+    const T first = 1 / (plus(0) * plus(1) - s(0, 1) * s(1, 0));
+    const T f00 = plus(1) * first, f01 = -s(0, 1) * first, f10 = -s(1, 0) * first, f11 = plus(0) * first;
     const T y00 = s(2, 0) * f00 + s(2, 1) * f10, y01 = s(2, 0) * f01 + s(2, 1) * f11;
     const T y10 = s(3, 0) * f00 + s(3, 1) * f10, y11 = s(3, 0) * f01 + s(3, 1) * f11;
     const T z00 = f00 * s(0, 2) + f01 * s(1, 2), z01 = f00 * s(0, 3) + f01 * s(1, 3);
     const T z10 = f10 * s(0, 2) + f11 * s(1, 2), z11 = f10 * s(0, 3) + f11 * s(1, 3);
-    const T e2 = y00 * s(0, 2) + y01 * s(1, 2), e3 = y10 * s(0, 3) + y11 * s(1, 3);
-    const T p = plus(2, e2) - e2, q = s(2, 3) - (y00 * s(0, 3) + y01 * s(1, 3));
-    const T r = s(3, 2) - (y10 * s(0, 2) + y11 * s(1, 2)), t = plus(3, e3 + q * r / p) - e3;
+    const T p = plus(2) - (y00 * s(0, 2) + y01 * s(1, 2)), q = s(2, 3) - (y00 * s(0, 3) + y01 * s(1, 3));
+    const T r = s(3, 2) - (y10 * s(0, 2) + y11 * s(1, 2)), t = plus(3) - (y10 * s(0, 3) + y11 * s(1, 3));
     const T second = 1 / (p * t - q * r);
     const T g00 = t * second, g01 = -q * second, g10 = -r * second, g11 = p * second;
     D[2][0] = -(g00 * y00 + g01 * y10), D[2][1] = -(g00 * y01 + g01 * y11), D[2][2] = g00, D[2][3] = g01;
@@ -55,6 +56,8 @@ struct PivotInverse {
     D[1][0] = f10 - (z10 * D[2][0] + z11 * D[3][0]), D[1][1] = f11 - (z10 * D[2][1] + z11 * D[3][1]);
     D[0][2] = -(z00 * g00 + z01 * g10), D[0][3] = -(z00 * g01 + z01 * g11);
     D[1][2] = -(z10 * g00 + z11 * g10), D[1][3] = -(z10 * g01 + z11 * g11);
+    for (int i = 0; i < kPivots; ++i)
+      delta[i] = -(D[i][0] * s(0, i) + D[i][1] * s(1, i) + D[i][2] * s(2, i) + D[i][3] * s(3, i));
   }
 };
 
