@@ -125,7 +125,8 @@ def _inverse_and_loss(
             A = _cayley(top, D, work)
         X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
         if n == k and large and _has_kernel(Q):
-            loss = _estimated_loss(Q.double() * D.unsqueeze(-2), alpha * _C.skew(X, lower).double())
+            QD = Q * D.unsqueeze(-2).to(Q.dtype)
+            loss = _estimated_loss(QD.double(), alpha * _C.skew(X, lower).double())
             if (loss <= allowed).all():
                 break
         loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))

@@ -18,14 +18,18 @@ using namespace fastparam::cpu;
 // float32 rounds, and from which Q D counts as a matrix with the eigenvalue -1.
 constexpr double kWithoutExchanges = 1e3, kHopeless = 1e6;
 
-double largest_of(const double* A, int64_t n) {
-  double largest = 0;
+// The size of the largest entry of a matrix, or infinity if one is not finite.
+template <class T>
+double largest_of(const T* A, int64_t n, int64_t stride) {
+  T largest = 0;
   bool finite = true;
-  for (int64_t i = 0; i < n * n; ++i) {
-    largest = std::max(largest, std::abs(A[i]));
-    finite &= std::abs(A[i]) <= std::numeric_limits<double>::max();
-  }
-  return finite ? largest : std::numeric_limits<double>::infinity();
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      const T size = std::abs(A[i * stride + j]);
+      largest = std::max(largest, size);
+      finite &= size <= std::numeric_limits<T>::max();
+    }
+  return finite ? static_cast<double>(largest) : std::numeric_limits<double>::infinity();
 }
 
 // The matrices are contiguous.
@@ -36,9 +40,10 @@ struct Elimination {
   int64_t n;
   void* scratch;
 
-  // A = 2 D (Q + D)^-1 - I, computed in T. A sign that is 0 is chosen.
+  // A = 2 D (Q + D)^-1 - I, computed in T, unless an entry of A + I is beyond the limit. A sign that is 0 is
+  // chosen. Returns the size of the largest entry of A + I.
   template <class T>
-  void run() const {
+  double run(double limit) const {
     const Padded<T> padded(n, vector_bytes() / sizeof(T));
     const Square<T> S{static_cast<T*>(scratch), padded.rows, padded.width, padded.stride};
     T* const signs = S.row(S.rows);
@@ -47,10 +52,13 @@ struct Elimination {
     std::fill(std::copy_n(D, n, signs), signs + S.rows, T(1));
     invert(S, signs + S.rows, Prefetch(), signs);
     std::copy_n(signs, n, D);
+    const double largest = 2 * largest_of(S.S, n, S.stride);
+    if (largest > limit) return largest;
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t j = 0; j < n; ++j) A[i * n + j] = 2 * D[i] * S.row(i)[j];
       A[i * n + i] -= 1;
     }
+    return largest;
   }
   void exchange() const {
     double* const QD = static_cast<double*>(scratch);
@@ -64,17 +72,17 @@ struct Elimination {
   bool keep(double far) const {
     std::transform(given, given + n, D, [](In s) { return s < 0 ? -1.0 : 1.0; });
     if (std::is_same_v<In, float>) {
-      run<double>();
-      const double largest = largest_of(A, n);
+      const double hopeless = std::max(kHopeless, 100 * far), largest = run<double>(hopeless);
       if (largest <= kWithoutExchanges) return largest <= far;
-      if (largest > std::max(kHopeless, 100 * far)) return false;
+      if (largest > hopeless) return false;
     }
     exchange();
-    return largest_of(A, n) <= far;
+    return largest_of(A, n, n) <= far;
   }
   void choose(bool single) const {
     std::fill_n(D, n, 0.0);
-    single ? run<In>() : run<double>();
+    constexpr double kAny = std::numeric_limits<double>::infinity();
+    single ? run<In>(kAny) : run<double>(kAny);
   }
 };
 
