@@ -51,8 +51,8 @@ Tensor by_squaring(const Tensor& A) {
 // The derivative is the upper right block of exp [[A, E], [0, A]]. E is scaled by a power of two to be small,
 // so that only A determines the norm of the block matrix, and how often it is squared.
 constexpr int kSmall = 20;
-// In two steps, so that neither factor overflows or becomes denormal.
-Tensor ldexp(const Tensor& x, const Tensor& exponents) {
+// x 2^exponents, in two steps, so that neither factor overflows or becomes denormal.
+Tensor scaled(const Tensor& x, const Tensor& exponents) {
   const Tensor half = exponents.div(2, "floor");
   return at::ldexp(at::ldexp(x, half), exponents - half);
 }
@@ -60,10 +60,10 @@ Tensor frechet(const Tensor& A, const Tensor& E) {
   if (A.numel() == 0) return E.clone();
   const int64_t n = A.size(-1);
   const Tensor exponents = std::get<1>(at::frexp(E.abs().amax({-2, -1}, /*keepdim=*/true)));
-  const Tensor small = ldexp(E, -(exponents + kSmall));
+  const Tensor small = scaled(E, -(exponents + kSmall));
   const Tensor left = at::cat({A, at::zeros_like(A)}, -2), right = at::cat({small, A}, -2);
   const Tensor P = by_squaring(at::cat({left, right}, -1));
-  return ldexp(P.narrow(-2, 0, n).narrow(-1, n, n), exponents + kSmall);
+  return scaled(P.narrow(-2, 0, n).narrow(-1, n, n), exponents + kSmall);
 }
 
 template <class Map>

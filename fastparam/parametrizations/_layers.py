@@ -29,8 +29,8 @@ def check_held(op: str, module: object, name: str) -> None:
     held = getattr(module, name, None)
     if isinstance(held, Tensor):
         check_tensor(op, name, held)
-    elif held is None and hasattr(module, name):
-        raise ValueError(f"{op}: the module has no tensor {name!r}, which is None")
+    elif held is None and hasattr(module, name):  # torch.nn.utils.parametrize would read its shape
+        raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
 
 
 def chain(module: nn.Module, name: str) -> list[nn.Module]:

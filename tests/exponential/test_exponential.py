@@ -242,9 +242,26 @@ def test_tall_of_large_norms():
     for norm in (1.0, 1e3, 1e5, 1e7):
         assert defect(stiefel_exp(norm * X)) <= 1e-13
         assert defect(stiefel_exp((norm * X).float())) <= 1e-6
+    equal = torch.ones(120, 2, dtype=F64) * 5e4 / 240**0.5
+    assert defect(stiefel_exp(equal)) <= 3e-13 and defect(stiefel_exp(equal.float())) <= 1e-6
     hole = X.clone().fill_diagonal_(math.nan)
     for lower in (False, True):
         assert torch.equal(stiefel_exp(hole, lower), stiefel_exp(X, lower))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3, 3)], ids=str)
+def test_empty_complex_derivatives(shape, dtype):
+    A, E, dE = torch.zeros(3, *shape, dtype=dtype)
+    assert exp_frechet(A, E) is not E
+    assert torch.func.jvp(lambda E: exp_frechet(A, E), (E,), (dE,))[1].shape == shape
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_derivative_along_the_smallest_direction(dtype):
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # denormal
+    E = torch.full((3, 3), smallest, dtype=dtype)
+    assert torch.equal(exp_frechet(torch.zeros_like(E), E), E)
 
 
 def test_complex_derivative_along_a_large_direction():

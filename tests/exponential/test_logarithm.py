@@ -164,6 +164,17 @@ REFUSED = {
         fastparam.NotPositiveDefiniteError,
         "PositiveDefinite: expected a symmetric matrix, got one with max |P - P^T| = 0.5",
     ),
+    "PositiveDefinite, symmetric, bfloat16": (
+        lambda: PositiveDefinite().right_inverse(torch.tensor([[2.0, 1.5], [0.0, 2.0]]).bfloat16()),
+        fastparam.NotPositiveDefiniteError,
+        "PositiveDefinite: expected a symmetric matrix, got one with max |P - P^T| = 1.5",
+    ),
+    "positive_definite, None": (
+        lambda: fastparam.parametrizations.positive_definite(torch.nn.Linear(2, 2, bias=False), "bias"),
+        ValueError,
+        "Module 'Linear(in_features=2, out_features=2, bias=False)' has no parameter or buffer with name "
+        "'bias'",
+    ),
     "PositiveDefinite, eigenvalue": (
         lambda: PositiveDefinite().right_inverse(torch.diag(torch.tensor([1.0, -2.0]))),
         fastparam.NotPositiveDefiniteError,
@@ -226,6 +237,11 @@ def test_sentences(case):
     with pytest.raises(kind) as e:
         call()
     assert type(e.value) is kind and str(e.value) == sentence
+
+
+def test_logarithm_of_the_largest_numbers():
+    P = 1.2e308 * torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(log_positive_definite(P).diagonal(), P.diagonal().log())
 
 
 @pytest.mark.parametrize("f", [log_orthogonal, log_positive_definite], ids=lambda f: f.__name__)
