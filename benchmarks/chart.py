@@ -21,7 +21,7 @@ from report import NO_GPU, RESULTS, ROOT, Row, on_gpu
 README = ROOT.parent / "README.md"
 IMAGES = ROOT.parent / "docs" / "images"
 MARKS = re.compile(r"(<!-- headline -->\n).*?(<!-- end of headline -->)", re.DOTALL)
-DEVICE = "amd-epyc-2-threads"  # the device whose results are drawn
+DEVICE = "amd-epyc-avx512-2-threads"  # the device whose results are drawn
 PASS = "forward+backward"
 
 
@@ -105,7 +105,7 @@ def machine(results: Row) -> str:
     about = [run["environment"] for run in results["families"].values()]
     versions = " and ".join(sorted({run["torch"].split("+")[0] for run in about}))
     first, last = min(run["date"] for run in about), max(run["date"] for run in about)
-    name = re.sub(r" (\d+ threads)$", r", \1", results["device"])
+    name = re.sub(r" (\w+) (\d+ threads?)$", r", \1, \2", results["device"])
     return f"{name}, torch {versions}, float32, forward and backward, {first} to {last}"
 
 

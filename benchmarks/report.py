@@ -250,7 +250,7 @@ def save(rows: list[Row], folder: Path = RESULTS) -> list[Path]:
     written = []
     for device in sorted({row["device"] for row in rows}):
         threads = f"{now['threads']} thread{'s' * (now['threads'] != 1)}"
-        name = now["gpu"] if device == "cuda" else f"{now['cpu']} {threads}"
+        name = now["gpu"] if device == "cuda" else f"{now['cpu']} {now['capability']} {threads}"
         path = folder / f"{file_name(name)}.json"
         saved = json.loads(path.read_text()) if path.exists() else {"device": name, "families": {}}
         for family in dict.fromkeys(row["family"] for row in rows if row["device"] == device):
