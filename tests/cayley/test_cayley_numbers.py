@@ -122,3 +122,12 @@ def test_half_types_are_computed_in_float32(dtype):
         assert torch.equal(Q, ops.skew_cayley(X.float()).to(dtype)), n
         D = ops.skew_cayley_backward(G, Q)
         assert torch.equal(D, ops.skew_cayley_backward(G.float(), Q.float()).to(dtype)), n
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_every_half_number_is_converted_and_rounded_once(dtype):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    X = torch.zeros(2**16, 2, 2, dtype=dtype)
+    X[:, 0, 0] = X[:, 0, 1] = every
+    for op in (ops.skew_cayley, ops.symmetric_exp):  # results from subnormal numbers to inf
+        torch.testing.assert_close(op(X), op(X.float()).to(dtype), rtol=0, atol=0, equal_nan=True)

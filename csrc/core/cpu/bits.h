@@ -13,6 +13,13 @@ namespace fastparam::cpu {
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 
+// All bits of the lanes in which a > b, for numbers below 2^31. g++ 12 takes comparisons of vectors that are
+// wider than its registers apart, lane by lane.
+template <int N>
+FASTPARAM_INLINE Vec<uint32_t, N> above(const Vec<uint32_t, N>& a, uint32_t b) {
+  return bit_cast<Vec<uint32_t, N>>(bit_cast<Vec<int32_t, N>>(b - a) >> 31);
+}
+
 // Converts the bits of N numbers of type T to float32 and back. Converting back rounds to nearest even, and
 // NaN stays NaN.
 template <class T>
@@ -26,7 +33,7 @@ struct Widened<c10::BFloat16> {
   }
   template <int N>
   static FASTPARAM_INLINE Vec<uint16_t, N> to(const Vec<float, N>& x) {
-    const auto u = bit_cast<Vec<uint32_t, N>>(x), nan = bit_cast<Vec<uint32_t, N>>(x != x);
+    const auto u = bit_cast<Vec<uint32_t, N>>(x), nan = above<N>(u & 0x7FFFFFFF, 0x7F800000);
     const Vec<uint32_t, N> rounded = (u + 0x7FFF + (u >> 16 & 1)) >> 16;
     return __builtin_convertvector((rounded & ~nan) | (0x7FC0 & nan), Vec<uint16_t, N>);
   }
@@ -34,14 +41,16 @@ struct Widened<c10::BFloat16> {
 
 template <>
 struct Widened<c10::Half> {
-  // A multiplication adjusts the exponent, exactly also for subnormal numbers: 2^112 = 2^(127 - 15).
+  // The exponent of normal numbers is adjusted. The others are added to the last places of 0.5, which are
+  // theirs, so that no float is subnormal, which torch.set_flush_denormal would replace by 0.
   template <int N>
   static FASTPARAM_INLINE Vec<float, N> from(const Vec<uint16_t, N>& x) {
     using U = Vec<uint32_t, N>;
-    const U h = __builtin_convertvector(x, U), sign = (h & 0x8000) << 16, rest = (h & 0x7FFF) << 13;
-    const U finite = bit_cast<U>(bit_cast<Vec<float, N>>(rest) * 0x1p112f);
-    const U special = bit_cast<U>((h & 0x7C00) == 0x7C00);  // inf and NaN
-    return bit_cast<Vec<float, N>>(sign | (finite & ~special) | ((rest | 0x7F800000) & special));
+    const U h = __builtin_convertvector(x, U), sign = (h & 0x8000) << 16, a = h & 0x7FFF;
+    const U tiny = bit_cast<U>(bit_cast<Vec<float, N>>(a | 0x3F000000) - 0.5f);
+    const U is_normal = above<N>(a, 0x3FF), is_special = above<N>(a, 0x7BFF);  // special: inf and NaN
+    const U normal = ((a << 13) + ((127 - 15) << 23)) | (is_special & 0x7F800000);
+    return bit_cast<Vec<float, N>>(sign | (tiny & ~is_normal) | (normal & is_normal));
   }
   // For normal numbers, the bits that do not fit are rounded. Below 2^-14 the last place is fixed at 2^-24:
   // adding a power of two with the same last place rounds there.
@@ -53,11 +62,9 @@ struct Widened<c10::Half> {
     const U rounded = (a + 0xFFF + (a >> 13 & 1)) >> 13;
     const U normal = rounded - ((127 - 15) << 10);  // and adjust the exponent
     const U tiny = bit_cast<U>(bit_cast<Vec<float, N>>(a) + 0.5f) - 0x3F000000;
-    const U is_tiny = bit_cast<U>(a < (113u << 23)), is_large = bit_cast<U>(normal > 0x7C00 - 1),
-            is_nan = bit_cast<U>(a > 0x7F800000u);
-    const U finite = (tiny & is_tiny) | (normal & ~is_tiny);
-    const U large = 0x7C00 | (is_nan & 0x200);
-    const U overflow = is_large & ~is_tiny;
+    const U not_tiny = above<N>(a, (113u << 23) - 1), overflow = above<N>(rounded, (143u << 10) - 1);
+    const U finite = (tiny & ~not_tiny) | (normal & not_tiny);
+    const U large = 0x7C00 | (above<N>(a, 0x7F800000) & 0x200);
     return __builtin_convertvector(sign | (finite & ~overflow) | (large & overflow), Vec<uint16_t, N>);
   }
 };

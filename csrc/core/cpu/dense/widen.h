@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "../bits.h"
+
 namespace fastparam::cpu {
 
 template <class T>
@@ -14,12 +16,33 @@ using compute_t = std::conditional_t<sizeof(T) == 2, float, T>;
 constexpr int64_t kChunkBytes = 65536;  // of float32 at a time
 
 template <class T>
+struct WidenBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const T* from, int64_t size, float* to) {
+    constexpr int N = Bytes / sizeof(float);
+    int64_t i = 0;
+    for (; i + N <= size; i += N)
+      store(to + i, Widened<T>::template from<N>(load<Vec<uint16_t, N>>(from + i)));
+    for (; i < size; ++i) to[i] = static_cast<float>(from[i]);
+  }
+};
+template <class T>
+struct NarrowBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const float* from, int64_t size, T* to) {
+    constexpr int N = Bytes / sizeof(float);
+    int64_t i = 0;
+    for (; i + N <= size; i += N) store(to + i, Widened<T>::template to<N>(load<Vec<float, N>>(from + i)));
+    for (; i < size; ++i) to[i] = static_cast<T>(from[i]);
+  }
+};
+template <class T>
 void widen(const T* from, int64_t size, float* to) {
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<float>(from[i]);
+  run_simd<WidenBody<T>>(from, size, to);
 }
 template <class T>
 void narrow(const float* from, int64_t size, T* to) {
-  for (int64_t i = 0; i < size; ++i) to[i] = static_cast<T>(from[i]);
+  run_simd<NarrowBody<T>>(from, size, to);
 }
 
 // The number of matrices, of `elements` each, that are converted together.
