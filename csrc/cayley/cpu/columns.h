@@ -31,7 +31,7 @@ FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_
   for (int c = 0; c < C; ++c) {
     const V off = sum[0][c] + sum[1][c] - centre;
     const auto beyond = ~first_lanes<T, W>(n - j - c * W);
-    ok &= ((off <= tolerance) & (off >= -tolerance)) | beyond;
+    ok &= at_most<T, W>(off, tolerance - V{}) | beyond;
   }
   return all(ok);
 }
@@ -76,9 +76,12 @@ struct SkewTestBody {
     V t[W];
     for (int l = 0; l < W; ++l) t[l] = load<V>(A + (r + l) * n + c);
     transpose<T, W>(t);
-    auto same = ~MaskOf<T, W>{};
-    for (int l = 0; l < W; ++l) same &= t[l] == -load<V>(A + (c + l) * n + r);
-    return all(same);
+    MaskOf<T, W> different{};
+    for (int l = 0; l < W; ++l) {
+      const V a = t[l] + T(0), b = T(0) - load<V>(A + (c + l) * n + r);  // neither is -0
+      different |= bit_cast<MaskOf<T, W>>(a) ^ bit_cast<MaskOf<T, W>>(b);
+    }
+    return !any(different);
   }
 };
 

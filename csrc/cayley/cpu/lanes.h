@@ -148,8 +148,7 @@ struct Lanes : SideBySide<T, Bytes, N> {
     Mask ok = ~Mask{};
     int j = 0;
     const auto check = [&](const V& sum) __attribute__((always_inline)) {
-      const V off = sum - centre;
-      ok &= (off <= tolerance) & (off >= -tolerance);
+      ok &= at_most<T, L>(sum - centre, tolerance - V{});
     };
     for (; j + 4 <= n; j += 4) {
       V sum[4] = {};

@@ -64,7 +64,7 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
         for (int i = 0; i < N; ++i)
           if (i != j) squares[j] += at(i, j) * at(i, j);
         s += squares[j];
-        ok &= squares[j] <= static_cast<T>(kLargestSquares);
+        ok &= at_most<T, L>(squares[j], static_cast<T>(kLargestSquares) - V{});
       }
       s *= T(0.5);
       V p{};

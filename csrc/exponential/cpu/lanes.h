@@ -138,8 +138,8 @@ class LaneChain : SideBySide<T, Bytes, N>, Recurrence<LaneChain<T, Bytes, N>, T>
       count += only(T(1) - V{}, more);
     return count;
   }
-  static FASTPARAM_INLINE V smaller(const V& a, const V& b) { return either(bit_cast<Mask>(a < b), a, b); }
-  static FASTPARAM_INLINE V larger(const V& a, const V& b) { return either(bit_cast<Mask>(a > b), a, b); }
+  static FASTPARAM_INLINE V smaller(const V& a, const V& b) { return either(at_most<T, L>(a, b), a, b); }
+  static FASTPARAM_INLINE V larger(const V& a, const V& b) { return either(at_most<T, L>(a, b), b, a); }
   // 2^-count
   static FASTPARAM_INLINE V half_to(V count) {
     V power = T(1) - V{};
@@ -155,8 +155,7 @@ class LaneChain : SideBySide<T, Bytes, N>, Recurrence<LaneChain<T, Bytes, N>, T>
     each([&](int e) __attribute__((always_inline)) {
       V& x = at(value(0))[e];
       poison += x * T(0);
-      const V size = bit_cast<V>(bit_cast<Mask>(x) & (bit_cast<Mask>(T(-0.0) - V{}) ^ ~Mask{}));
-      largest = larger(size, largest);
+      largest = larger(magnitude<T, L>(x), largest);
     });
     const Mask finite = bit_cast<Mask>(poison == T(0));
     if (all(finite)) return poison;

@@ -22,14 +22,14 @@ struct LaneMath {
 
   // The lanes in which an angle with this square is small enough.
   static FASTPARAM_INLINE Mask within(const V& t) {
-    return bit_cast<Mask>(t <= kLargestAngle * kLargestAngle);
+    return at_most<T, L>(t, kLargestAngle * kLargestAngle - V{});
   }
   static FASTPARAM_INLINE V root(V x) {
     for (int l = 0; l < L; ++l) x[l] = sizeof(T) == 4 ? __builtin_sqrtf(x[l]) : __builtin_sqrt(x[l]);
     return x;
   }
   static FASTPARAM_INLINE V below_one(const V& t, const V& a, const V& b) {
-    return either(bit_cast<Mask>(t < T(1)), a, b);
+    return either(at_most<T, L>(T(1) - V{}, t), b, a);
   }
   static FASTPARAM_INLINE Mask divide(const V& r, V& x) {
     constexpr T kRound = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // a sum with it is an integer

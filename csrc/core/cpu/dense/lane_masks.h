@@ -1,5 +1,6 @@
-// Masks of the N lanes of a vector, loaded from tables, because g++ 12 fails on comparisons of integer
-// vectors at the wider levels.
+// Masks of the N lanes of a vector. Those of positions are loaded from tables, because g++ 12 fails on
+// comparisons of integer vectors at the wider levels. Those of numbers are computed from their bits, because
+// g++ 12 takes comparisons of 64 bytes apart, lane by lane.
 #pragma once
 
 #include <algorithm>
@@ -54,6 +55,21 @@ FASTPARAM_INLINE V only(const V& x, const M& mask) {
 template <class V, class M>
 FASTPARAM_INLINE V either(const M& mask, const V& a, const V& b) {
   return bit_cast<V>((bit_cast<M>(a) & mask) | (bit_cast<M>(b) & ~mask));
+}
+
+// x without its sign.
+template <class T, int N>
+FASTPARAM_INLINE Vec<T, N> magnitude(const Vec<T, N>& x) {
+  using M = MaskOf<T, N>;
+  return bit_cast<Vec<T, N>>(bit_cast<M>(x) & ~bit_cast<M>(T(-0.0) - Vec<T, N>{}));
+}
+
+// The lanes in which |x| <= bound, for a bound without a sign: such floats are in the order of their bits.
+// False where x is NaN.
+template <class T, int N>
+FASTPARAM_INLINE MaskOf<T, N> at_most(const Vec<T, N>& x, const Vec<T, N>& bound) {
+  using M = MaskOf<T, N>;
+  return (bit_cast<M>(magnitude<T, N>(x)) - bit_cast<M>(bound) - 1) >> (8 * sizeof(T) - 1);
 }
 
 template <class M>
