@@ -160,11 +160,12 @@ def _estimated_loss(Q: Tensor, A: Tensor) -> Tensor:
     """Returns an estimate of max |cayley(A) - Q| in O(n^2) operations, for cayley(A) near to Q.
 
     The inverse of I + A is then (I + Q) / 2 up to that loss, and corrects its own product with a vector. The
-    products of the loss with random signs have the sizes of its rows; of n normal numbers, none is likely to
-    be larger than 5 standard deviations.
+    products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is likely
+    to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of them,
+    and hide a matrix in which two such columns have been replaced by their mean.
     """
     n = Q.shape[-1]
-    V = torch.randint(2, (n, _PROBES), generator=torch.Generator().manual_seed(0)).to(Q).mul_(2).sub_(1)
+    V = torch.randn(n, _PROBES, generator=torch.Generator().manual_seed(0)).to(Q)
     Z = (V + Q @ V) / 2  # (I + A)^-1 V, nearly
     R = V - Z - A @ Z
     return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5

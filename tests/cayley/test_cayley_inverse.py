@@ -110,6 +110,21 @@ def test_what_is_not_orthogonal_is_refused_although_its_norm_is(n, signs):
         assert module.signs is None or (module.signs == 1).all()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_mean_of_two_columns_is_refused(sign):
+    """A matrix that differs in the sum or the difference of two columns alone. The vectors that tell the loss
+    must not have two entries of equal size; 62 and 160 agreed when they were signs.
+    """
+    Q = haar(300, 300, dtype=torch.float32, det=1)
+    Q[:, 160] *= sign
+    Q[:, [62, 160]] = Q[:, [62, 160]].mean(1, keepdim=True)
+    Q[:, 160] *= sign
+    layer = register(holder(torch.eye(300)), SkewCayley())
+    with pytest.raises(NotOrthogonalError):
+        layer.weight = Q
+    assert torch.equal(layer.weight, torch.eye(300))
+
+
 def test_unitary_matrices_come_back():
     for shape in ((5, 5), (7, 3), (3, 7), (2, 6, 6)):
         Q = haar(*shape, dtype=torch.complex128)
