@@ -165,7 +165,7 @@ def _estimated_loss(Q: Tensor, A: Tensor) -> Tensor:
     and hide a matrix in which two such columns have been replaced by their mean.
     """
     n = Q.shape[-1]
-    V = torch.randn(n, _PROBES, generator=torch.Generator().manual_seed(0)).to(Q)
+    V = torch.randn(n, _PROBES, generator=torch.Generator().manual_seed(0), device="cpu").to(Q)
     Z = (V + Q @ V) / 2  # (I + A)^-1 V, nearly
     R = V - Z - A @ Z
     return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5

@@ -77,7 +77,8 @@ class CayleyMap(_CayleyMap):
         super().reset_parameters()
         if self.n is not None:
             with torch.no_grad():
-                self.get_buffer("Id").copy_(torch.eye(self.n))
+                Id = self.get_buffer("Id")
+                Id.copy_(torch.eye(self.n, device=Id.device))
 
     def forward(self, A: Tensor) -> Tensor:
         """Returns the Cayley map of ``A``, of shape (..., n, n), times the signs."""

@@ -19,8 +19,12 @@ SHAPES = [(6, 6), (7, 3), (3, 7), (2, 4, 4), (2, 3, 6, 2)]
 
 
 def layer_of(shape, *made, dtype=torch.float32):
+    return layer_of_weight(torch.randn(shape, dtype=dtype), *made)
+
+
+def layer_of_weight(weight, *made):
     layer = nn.Module()
-    layer.weight = nn.Parameter(torch.randn(shape, dtype=dtype))
+    layer.weight = nn.Parameter(weight.clone())
     for module in made:
         parametrize.register_parametrization(layer, "weight", module)
     return layer
@@ -279,6 +283,20 @@ def test_a_layer_assigned_to_in_inference_mode_trains_on(kind):
         layer.weight = -torch.eye(4)
     layer(torch.ones(1, 4)).sum().backward()
     assert torch.equal(layer.weight, -torch.eye(4))
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (300, 300), (300, 5)], ids=str)
+def test_the_default_device_need_not_be_that_of_the_weight(shape):
+    """As where the default device is a GPU, and a layer is still on the CPU."""
+    Q, P = (haar(*shape, dtype=torch.float32) for _ in range(2))
+    made = CayleyMap(shape[1], signs=True)
+    with torch.device("meta"):
+        layer = layer_of_weight(Q, SkewCayley())
+        torch.testing.assert_close(layer.weight, Q, rtol=0, atol=1e-5)
+        layer.weight = P
+        made.reset_parameters()
+    torch.testing.assert_close(layer.weight, P, rtol=0, atol=1e-5)
+    assert torch.equal(made.Id, torch.eye(shape[1]))
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (6, 4), (4, 6)], ids=str)
