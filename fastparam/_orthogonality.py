@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import has_no_data
+from ._without_autocast import without_autocast
 
 # The dtypes that a matrix may have been rounded to before.
 _HALF = (torch.float16, torch.bfloat16)
@@ -58,7 +59,9 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
 
 def orthogonality_defect(Q: Tensor) -> float:
     """Returns max |Q^H Q - I|."""
-    E = Q.mH @ Q - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
+    with without_autocast(Q):
+        E = Q.mH @ Q
+    E = E - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     return float(E.abs().amax())
 
 

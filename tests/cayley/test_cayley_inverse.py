@@ -11,7 +11,7 @@ from orthogonality import defect
 from table import F64, REAL
 from test_orthogonal import holder, register
 
-from fastparam import _C, CayleyMap, NotOrthogonalError, SkewCayley
+from fastparam import _C, CayleyMap, NotOrthogonalError, SkewCayley, SkewExponential
 from fastparam._cayley_inverse import greedy_signs
 from fastparam._orthogonality import double_of
 from fastparam.functional import cayley, cayley_inverse
@@ -123,6 +123,16 @@ def test_a_mean_of_two_columns_is_refused(sign):
     with pytest.raises(NotOrthogonalError):
         layer.weight = Q
     assert torch.equal(layer.weight, torch.eye(300))
+
+
+@pytest.mark.parametrize("made", [SkewCayley, SkewExponential], ids=lambda made: made.__name__)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_what_is_refused_is_refused_under_autocast(made, dtype):
+    """The matrix is orthogonal as soon as it is rounded to a lower dtype."""
+    layer = register(holder(torch.eye(8)), made())
+    with torch.autocast("cpu", dtype), pytest.raises(NotOrthogonalError):
+        layer.weight = (1 + torch.finfo(dtype).eps / 3) * torch.eye(8).flip(0)
+    assert torch.equal(layer.weight, torch.eye(8))
 
 
 def test_unitary_matrices_come_back():
