@@ -103,3 +103,15 @@ def check_sizes(op: str, argument: str, sizes: Any) -> Any:
 def has_no_data(Q: Tensor) -> bool:
     """Whether the tensor has no numbers: on the meta device, while tracing, or if it is empty."""
     return Q.is_meta or isinstance(Q, FakeTensor) or Q.numel() == 0
+
+
+def in_memory(X: Tensor) -> bool:
+    """Whether the numbers lie in the memory of the tensor: not where it wraps another one (in torch.func,
+    a DTensor), or stands for the negative of what lies there.
+    """
+    if X.is_neg():
+        return False
+    try:
+        return X.data_ptr() != 0
+    except RuntimeError:
+        return False

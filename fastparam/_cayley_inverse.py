@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._arguments import has_no_data
+from ._arguments import has_no_data, in_memory
 from ._orthogonality import checked_orthogonal, double_of, tolerance
 
 _LARGE = 256  # order from which double precision costs more than to try without
@@ -38,7 +38,8 @@ def greedy_signs(Q: Tensor) -> Tensor:
 
 
 def _has_kernel(Q: Tensor) -> bool:
-    return Q.is_cpu and not Q.is_complex()
+    """Whether the kernel can read the matrices. It is no op, so that nothing unwraps a tensor for it."""
+    return Q.is_cpu and not Q.is_complex() and in_memory(Q)
 
 
 def _cayley(Q: Tensor, signs: Tensor, work: torch.dtype) -> Tensor:

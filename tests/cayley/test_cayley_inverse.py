@@ -135,6 +135,24 @@ def test_what_is_refused_is_refused_under_autocast(made, dtype):
     assert torch.equal(layer.weight, torch.eye(8))
 
 
+@pytest.mark.parametrize("n", [5, 300])
+def test_in_tensors_that_hold_no_numbers_of_their_own(n):
+    """In torch.func, and in the negative view of another tensor."""
+    Q, made = haar(n, n), SkewCayley()
+    made.right_inverse(Q)  # chooses the signs
+
+    def back(Q):
+        return made(made.right_inverse(Q))
+
+    for f in (
+        torch.func.functionalize(back),
+        lambda Q: torch.func.jvp(back, (Q,), (Q,))[0],
+        torch.func.grad(lambda Q: (Q * back(Q)).sum()),
+        lambda Q: -back(torch._neg_view(Q)),
+    ):
+        torch.testing.assert_close(f(Q), Q, rtol=0, atol=1e-12)
+
+
 def test_unitary_matrices_come_back():
     for shape in ((5, 5), (7, 3), (3, 7), (2, 6, 6)):
         Q = haar(*shape, dtype=torch.complex128)
