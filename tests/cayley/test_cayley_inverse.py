@@ -14,7 +14,7 @@ from test_orthogonal import holder, register
 from fastparam import _C, CayleyMap, NotOrthogonalError, SkewCayley, SkewExponential
 from fastparam._cayley_inverse import greedy_signs
 from fastparam._orthogonality import double_of
-from fastparam.functional import cayley, cayley_inverse
+from fastparam.functional import cayley, cayley_inverse, skew_cayley
 
 ROUND_TRIP = {torch.float32: 1e-5, F64: 1e-12, torch.bfloat16: 0.05, torch.float16: 0.01}
 
@@ -123,6 +123,23 @@ def test_a_mean_of_two_columns_is_refused(sign):
     with pytest.raises(NotOrthogonalError):
         layer.weight = Q
     assert torch.equal(layer.weight, torch.eye(300))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_what_is_not_quite_orthogonal_is_no_reason_for_other_signs(dtype):
+    """The loss of a drifted matrix is about the same with all signs, and larger than what they are changed
+    for. Without signs, it is not taken for an eigenvalue near -1.
+    """
+    eps = torch.finfo(dtype).eps
+    for n in (8, 64):
+        Q = skew_cayley(torch.randn(20, n, n, dtype=dtype) / n**0.5)
+        Q += 200 * eps * torch.randn(Q.shape, dtype=dtype)
+        made = SkewCayley()
+        made(made.right_inverse(Q))
+        assert (made.signs.real == 1).all()
+        scaled = (1 + 300 * n**0.5 * eps) * torch.eye(n, dtype=dtype)
+        for made in (SkewCayley(signs=False), CayleyMap()):
+            torch.testing.assert_close(made(made.right_inverse(scaled)), torch.eye(n, dtype=dtype))
 
 
 @pytest.mark.parametrize("made", [SkewCayley, SkewExponential], ids=lambda made: made.__name__)
