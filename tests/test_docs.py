@@ -112,6 +112,18 @@ def test_signs_change_before_an_earlier_parametrization_refuses():
     assert torch.equal(layer.parametrizations.weight.original, raw) and module.signs.tolist() == [1, 1, 1, -1]
 
 
+def test_signs_after_an_unsafe_registration_on_a_parametrized_weight():
+    key = "parametrizations.weight.1.signs"
+    for before in (lambda module: None, lambda module: module.right_inverse(torch.eye(4))):
+        layer, module = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4)), fastparam.SkewCayley()
+        before(module)
+        parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+        assert (key in layer.state_dict()) == (module.signs is not None)
+        with pytest.raises(fastparam.NotOrthogonalError):
+            layer.weight = 2 * torch.eye(4)
+        assert layer.state_dict()[key].tolist() == [1, 1, 1, 1]
+
+
 def run_benchmarks(script, *arguments):
     command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
