@@ -178,6 +178,17 @@ def test_unitary_matrices_come_back():
         torch.testing.assert_close(layer.weight.detach(), Q, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("n", [8, 192, 256, 300])
+def test_without_signs_an_eigenvalue_of_minus_1_is_refused_at_every_order(n, dtype):
+    u = haar(n, 2)
+    for Q in (haar(n, n, det=-1), torch.eye(n, dtype=F64) - 2 * u @ u.mT):  # the second turns a plane by pi
+        layer = register(holder(torch.zeros(n, n, dtype=dtype)), SkewCayley(signs=False))
+        with pytest.raises(ValueError, match=r"^SkewCayley: expected a matrix without an eigenvalue near -1"):
+            layer.weight = Q.to(dtype)
+        assert not layer.parametrizations.weight.original.any()
+
+
 def test_an_orthogonal_weight_is_kept_on_registration():
     Q = haar(6, 6, dtype=torch.float32)
     for start in (Q, Q[:, :3].clone(), -Q):
