@@ -149,18 +149,23 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
   }
 };
 
+// With 64 bytes, orders below 4 would be slower.
+template <class T, int N, int Bytes>
+using TinyOf = Tiny < T,
+      N, N<4 ? std::min(Bytes, 32) : Bytes>;
+
 template <class T, int N>
 struct TinyForward {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const CayleyCall<T>* call, int64_t begin, int64_t end) {
-    Tiny<T, N, Bytes>::forward(*call, begin, end);
+    TinyOf<T, N, Bytes>::forward(*call, begin, end);
   }
 };
 template <class T, int N>
 struct TinyBackward {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t begin, int64_t end) {
-    Tiny<T, N, Bytes>::backward(*call, begin, end);
+    TinyOf<T, N, Bytes>::backward(*call, begin, end);
   }
 };
 

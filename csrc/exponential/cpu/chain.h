@@ -7,7 +7,8 @@
 
 namespace fastparam::cpu {
 
-constexpr int64_t kHalfOrder = 33;  // from this order on, products of known symmetry are computed by halves
+// From this order on, products of known symmetry are computed by halves, for `lanes` per vector.
+inline int64_t half_order(int64_t lanes) { return lanes == 16 ? 28 : lanes == 8 ? 20 : 17; }
 
 template <class T>
 class Chain : Recurrence<Chain<T>, T> {
@@ -16,12 +17,14 @@ class Chain : Recurrence<Chain<T>, T> {
   using Base::dual_, Base::structure_, Base::known;
 
   const Order order_;
+  const bool halves_;
   T* const memory_;
 
  public:
   Chain(int64_t n, Structure structure, bool with_derivative, T* memory)
       : Base(structure, with_derivative),
         order_(Order::of<T>(n)),
+        halves_(n >= half_order(vector_bytes() / sizeof(T))),
         memory_(memory) {}
   static int64_t scratch_bytes(int64_t n, bool with_derivative) {
     return (with_derivative ? 2 : 1) * kMatrices * Order::of<T>(n).size() * static_cast<int64_t>(sizeof(T));
@@ -61,7 +64,7 @@ class Chain : Recurrence<Chain<T>, T> {
 
  private:
   void make(Matrix O, Terms<T> terms, Products products, bool half) const {
-    Sum<T> sum{order_, at(O), 0, {}, {}, 0, {}, {}, half && order_.n >= kHalfOrder};
+    Sum<T> sum{order_, at(O), 0, {}, {}, 0, {}, {}, half && halves_};
     for (const Term<T>& term : terms)
       sum.terms[sum.count] = at({O.derivative, term.i}), sum.factors[sum.count++] = term.factor;
     for (const Factors& product : products)
@@ -69,7 +72,7 @@ class Chain : Recurrence<Chain<T>, T> {
     add_up(sum);
   }
   void complete(Matrix O, int sign) const {
-    if (order_.n >= kHalfOrder) mirror(O, static_cast<T>(sign));
+    if (halves_) mirror(O, static_cast<T>(sign));
   }
   void transpose(const T* M, T* O, T sign) const {
     parallel_tasks<TransposeBody<T>>(order_.n, strips_of(order_.n), &order_, M, O, sign);
@@ -129,7 +132,7 @@ class Chain : Recurrence<Chain<T>, T> {
     norm = std::min(norm, known() ? bound_of(2, 3) : std::max(second, bound_of(2, 3)));
     if constexpr (sizeof(T) == 4) {
       const T theta = known_polynomials.theta12;
-      if (known() && order_.n >= kHalfOrder && norm > theta) {
+      if (known() && halves_ && norm > theta) {
         make(value(3), {}, {{value(2), value(2)}}, true);
         complete(value(3), 1);
         norm = std::min(norm, bound_of(3, 6));

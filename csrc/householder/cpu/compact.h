@@ -32,14 +32,18 @@ struct SolveBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const T* U, T* x, int64_t stride, int64_t k, int64_t width) {
     constexpr int W = Bytes / sizeof(T);
-    int64_t c = 0;
-    for (; c + 4 * W <= width; c += 4 * W)
-      columns<W, 4>(U, x + c, stride, Transposed ? k : std::min(k, c + 4 * W));
-    for (; c < width; c += W) columns<W, 1>(U, x + c, stride, Transposed ? k : std::min(k, c + W));
+    for (int64_t c = 0; c < width; c += 4 * W) switch ((width - c) / W) {
+        case 1: columns<W, 1>(U, x, c, stride, k); break;
+        case 2: columns<W, 2>(U, x, c, stride, k); break;
+        case 3: columns<W, 3>(U, x, c, stride, k); break;
+        default: columns<W, 4>(U, x, c, stride, k);
+      }
   }
   template <int W, int C>
-  static FASTPARAM_INLINE void columns(const T* U, T* x, int64_t stride, int64_t rows) {
+  static FASTPARAM_INLINE void columns(const T* U, T* x, int64_t first, int64_t stride, int64_t k) {
     using V = Vec<T, W>;
+    const int64_t rows = Transposed ? k : std::min(k, first + C * W);
+    x += first;
     for (int64_t step = 0; step < rows; ++step) {
       const int64_t i = Transposed ? step : rows - 1 - step, end = Transposed ? i : rows;
       V sum[2][C] = {};
@@ -211,6 +215,8 @@ template <class In, class T>
 struct HouseholderBody {
   template <int Bytes>
   static FASTPARAM_INLINE bool run(const HouseholderCall<In>* call, void* memory, int64_t m) {
+    if constexpr (Bytes == 64)
+      if (call->k * sizeof(T) <= 32) return run_at<32, HouseholderBody>(call, memory, m);  // half as wide
     const int64_t size = call->n * call->k;
     const Compact<In, T, Bytes> compact(call->n, call->k, static_cast<T*>(memory));
     return compact.run(call->X + m * size, call->G ? call->G + m * size : nullptr, call->out + m * size);
