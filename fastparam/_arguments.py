@@ -79,6 +79,9 @@ def check_number(op: str, argument: str, number: Any) -> Any:
     """Returns the number, which is symbolic while tracing. Raises TypeError unless it is real."""
     if isinstance(number, (torch.SymInt, torch.SymFloat)):
         return number
+    if isinstance(number, Tensor):
+        kind = "a tensor, which would get no gradient"
+        raise TypeError(f"{op}: expected {argument} to be a number, got {kind}")
     if not isinstance(number, numbers.Real):
         raise TypeError(f"{op}: expected {argument} to be a number, got {type(number).__name__}")
     return float(number)

@@ -119,11 +119,12 @@ _CHECKS = {
 
 # Eager calls go straight to C++, which saves Python's overload resolution. Whatever looks at calls (a
 # compiler, a subclass, a mode) gets the op of the dispatcher, and so do arguments that pybind11 refuses, in
-# many lines: they are checked, one sentence each, and numbers of numpy become Python's.
+# many lines: they are checked, one sentence each, and numbers of numpy become Python's. Tensors, which
+# pybind11 takes for numbers, are refused.
 _ENTRY = """
 def make(check, direct, overload, traced, is_compiling, has_torch_function):
     def {name}({signature}):
-        if is_compiling() or has_torch_function({tensors}){flags}:
+        if is_compiling() or has_torch_function({tensors}){flags}{numbers}:
             return traced(*check({arguments}))
         try:
             return direct({arguments})
@@ -160,6 +161,9 @@ def entry(function: F) -> F:
             f" or ({p.name} is not False and {p.name} is not True)"
             for p in parameters
             if p.annotation == "bool"
+        ),
+        numbers="".join(
+            f" or type({p.name}) not in (float, int)" for p in parameters if p.annotation == "float"
         ),
     )
     overload = getattr(torch.ops.fastparam, name).default

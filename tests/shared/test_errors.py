@@ -3,6 +3,7 @@ process.
 """
 
 import functools
+import inspect
 import re
 
 import numpy
@@ -210,6 +211,37 @@ def test_numbers_of_numpy_are_numbers():
     )
     packed = fastparam.functional.pack_mask(torch.ones(2, 3, dtype=torch.bool))
     assert fastparam.functional.unpack_mask(packed, (numpy.int64(2), numpy.int32(3))).all()
+
+
+def takes_alpha():
+    functional = fastparam.functional
+    functions = {name: getattr(functional, name) for name in functional.__all__}
+    return {
+        name: f for name, f in functions.items() if callable(f) and "alpha" in inspect.signature(f).parameters
+    }
+
+
+@pytest.mark.parametrize("name", sorted(takes_alpha()))
+def test_alpha_is_no_tensor(name):
+    """Its gradient would be lost without an error."""
+    f, X = takes_alpha()[name], torch.zeros(1 if name == "skew_cayley_packed" else (2, 2))
+    sentence = f"{name}: expected alpha to be a number, got a tensor, which would get no gradient"
+    for alpha in (torch.tensor(0.5, requires_grad=True), torch.tensor(0.5), torch.tensor([0.5])):
+        check(sentence, lambda alpha=alpha: f(X, alpha=alpha), TypeError)
+        check(sentence, lambda alpha=alpha: f(X.requires_grad_(), alpha), TypeError)
+        check(sentence, lambda alpha=alpha: torch.vmap(f, (0, None))(X[None], alpha), TypeError)
+
+
+def test_every_function_that_takes_alpha_is_tested():
+    expected = {"cayley", "cayley_inverse", "skew_cayley", "skew_cayley_packed", "stiefel_cayley"}
+    assert set(takes_alpha()) >= expected
+
+
+@pytest.mark.parametrize("module", [fastparam.SkewCayley, fastparam.CayleyMap])
+def test_alpha_of_a_module_is_no_tensor(module):
+    sentence = "expected alpha to be a number, got a tensor, which would get no gradient"
+    alpha = torch.tensor(0.5, requires_grad=True)
+    check(f"{module.__name__}: {sentence}", lambda: module(alpha=alpha), TypeError)
 
 
 def test_flag_under_vmap():
