@@ -30,8 +30,14 @@ inline void check_packed(const Tensor& X, const Tensor& mask) {
   bool fits = mask.dim() == lead + 1;
   for (int64_t d = 0; fits && d <= lead; ++d)
     fits = mask.sym_size(d).sym_eq(expected[d]).expect_true(__FILE__, __LINE__);
-  TORCH_CHECK_VALUE(fits, "masked_prune: expected a packed mask of shape ", shape(expected),
-                    " for X of shape ", shape(X), ", got ", shape(mask));
+  if (fits) return;
+  bool whole = mask.dim() == X.dim();  // as many bytes as X has entries
+  for (int64_t d = 0; whole && d < X.dim(); ++d)
+    whole = mask.sym_size(d).sym_eq(X.sym_size(d)).guard_or_false(__FILE__, __LINE__);
+  const c10::SymInt row = packed_bytes(X.sym_sizes());  // as from pack_mask
+  TORCH_CHECK_VALUE(false, "masked_prune: expected a packed mask of shape (", row, ",)",
+                    lead ? " or " + shape(expected) : "", " for X of shape ", shape(X), ", got ", shape(mask),
+                    whole ? "; use mask.bool() for a mask of zeros and ones" : "");
 }
 
 inline void check_broadcast(const Tensor& X, const Tensor& mask) {

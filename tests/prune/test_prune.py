@@ -212,6 +212,17 @@ ERRORS = {
         pack_mask(mask((8,))),
         "masked_prune: expected a packed mask of shape (2,) for X of shape (3, 3), got (1,)",
     ),
+    "packed, of the shape of X": (
+        X33,
+        mask((3, 3)).byte(),
+        "masked_prune: expected a packed mask of shape (2,) or (3, 1) for X of shape (3, 3), got (3, 3); "
+        "use mask.bool() for a mask of zeros and ones",
+    ),
+    "packed, in rows": (
+        X33,
+        mask((3, 2)).byte(),
+        "masked_prune: expected a packed mask of shape (2,) or (3, 1) for X of shape (3, 3), got (3, 2)",
+    ),
     "device": (
         X33,
         mask((3, 3)).to("meta"),
