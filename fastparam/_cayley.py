@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from ._arguments import check_number, check_square
 from ._ops import entry
@@ -192,7 +193,13 @@ def cayley_inverse(Q: Tensor, alpha: float = 1.0) -> Tensor:
     alpha = nonzero("cayley_inverse", alpha)
     B = Q.to(torch.promote_types(Q.dtype, torch.float32))  # half types have no inverse
     I = torch.eye(Q.shape[-1], dtype=B.dtype, device=Q.device)
-    A: Tensor = (2 * torch.linalg.inv(I + B) - I) / alpha
+    try:
+        M = torch.linalg.inv(I + B)
+    except LinAlgError as error:
+        raise LinAlgError(
+            "cayley_inverse: expected a matrix without the eigenvalue -1; SkewCayley reaches it with signs"
+        ) from error
+    A: Tensor = (2 * M - I) / alpha
     return A.to(Q.dtype)
 
 

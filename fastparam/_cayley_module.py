@@ -98,7 +98,7 @@ class CayleyMap(_CayleyMap):
         """
         check_square("CayleyMap", Q, "Q")
         self._check_order("Q", Q)
-        X = self._inverse(Q)
+        X = self._inverse(Q, Q)
         return X - X.mH
 
     def _check_order(self, argument: str, X: Tensor) -> None:
@@ -160,7 +160,6 @@ class SkewCayley(_CayleyMap):
         True
     """
 
-    blocks: int = 1
     op: str = "SkewCayley"
 
     def __init__(
@@ -198,9 +197,9 @@ class SkewCayley(_CayleyMap):
                 signs and there are none.
         """
         check_matrices(self.op, Q, "Q")
-        Q = self._split("Q", Q)
+        given, Q = Q, self._split("Q", Q)
         wide = Q.shape[-2] < Q.shape[-1]
-        X = self._inverse(Q.mT if wide else Q)
+        X = self._inverse(Q.mT if wide else Q, given)
         return self._joined((X.mT if wide else X).contiguous())
 
     def _split(self, argument: str, X: Tensor) -> Tensor:
@@ -208,9 +207,10 @@ class SkewCayley(_CayleyMap):
             return X
         check_matrices(self.op, X, argument)
         if X.shape[-2] % self.blocks:
+            reason = f"{X.shape[-2]} is not divisible by {self.blocks}"
             raise ValueError(
                 f"{self.op}: expected {argument} of shape (..., {self.blocks} n, k) for "
-                f"blocks={self.blocks}, got {tuple(X.shape)}"
+                f"blocks={self.blocks}, got {tuple(X.shape)}, and {reason}"
             )
         # torch does not split a dimension whose shards are not whole blocks.
         *batch, rows, columns = X.shape

@@ -151,7 +151,7 @@ class SkewExponential(Signed):
                 f"{self.op}: only square weights can be assigned; SkewCayley and the orthogonal of "
                 f"parametrizations take tall and wide ones, got {tuple(Q.shape)}"
             )
-        X = self._inverse(Q)
+        X = self._inverse(Q, Q)
         X.diagonal(dim1=-2, dim2=-1).div_(2)  # of complex matrices counted twice by T - T^H
         return (X.tril() if self.lower else X.triu()).to(Q.dtype)
 

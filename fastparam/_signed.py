@@ -15,6 +15,7 @@ class Signed(nn.Module):
     with_signs: bool
     op: str  # what errors call it
     remedy: str = "signs=True"  # what reaches the matrices that the map alone does not
+    blocks: int = 1
 
     def __init__(self, signs: bool) -> None:
         with_signs = check_flag(self.op, "signs", signs)
@@ -36,17 +37,23 @@ class Signed(nn.Module):
         """
         raise NotImplementedError
 
-    def _inverse(self, Q: Tensor) -> Tensor:
-        """Returns A1 above B for a tall Q, and changes the signs that do not serve."""
+    def _inverse(self, Q: Tensor, given: Tensor) -> Tensor:
+        """Returns A1 above B for a tall Q, and changes the signs that do not serve. Q is the tensor that was
+        given, in blocks, and transposed if it is wide.
+        """
         shape = (*Q.shape[:-2], Q.shape[-1])
         if self.with_signs and self.signs is None:
             self.signs = ordinary(torch.ones(shape, dtype=Q.dtype, device=Q.device))
         signs = self.signs
         if signs is not None:
             if signs.shape != shape:
+                *lead, side = signs.shape
+                split = self.blocks > 1
+                sizes = [*map(str, lead[:-1] if split else lead), f"{self.blocks} n" if split else "n", "k"]
                 raise ValueError(
-                    f"{self.op}: expected Q to have signs of shape {tuple(signs.shape)}, as the weight has, "
-                    f"got {shape}; an instance belongs to one weight, and another one needs its own"
+                    f"{self.op}: expected Q of shape ({', '.join(sizes)}) with min(n, k) = {side}, as the "
+                    f"weight has, got {tuple(given.shape)}; an instance belongs to one weight, and another "
+                    "one needs its own"
                 )
             for of, theirs, ours in (("of dtype", Q.dtype, signs.dtype), ("on", Q.device, signs.device)):
                 if theirs != ours:

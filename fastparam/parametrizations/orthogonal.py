@@ -254,6 +254,9 @@ class _FromRaw(SkewCayley):
     def __init__(self) -> None:
         nn.Module.__init__(self)  # there is nothing to check, and no buffer
 
+    def _get_name(self) -> str:
+        return "SkewCayley"
+
     def right_inverse(self, Q: Tensor) -> Tensor:
         if self.shape is None:
             raise NotImplementedError

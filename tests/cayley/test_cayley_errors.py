@@ -193,8 +193,11 @@ def test_other_arguments_of_modules():
             SkewCayley(blocks=blocks)
     three = SkewCayley(blocks=3)
     for f, argument in ((three, "X"), (three.right_inverse, "Q")):
-        for shape, words in (((7, 4), "3 n, k) for blocks=3"), ((3,), "n, k)")):
-            sentence = f"SkewCayley: expected {argument} of shape (..., {words}, got {shape}"
+        for shape, words, reason in (
+            ((7, 4), "3 n, k) for blocks=3", ", and 7 is not divisible by 3"),
+            ((3,), "n, k)", ""),
+        ):
+            sentence = f"SkewCayley: expected {argument} of shape (..., {words}, got {shape}{reason}"
             with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
                 f(torch.zeros(shape))
     for made in (SkewCayley(), CayleyMap(), Skew(), fastparam.Symmetric()):
@@ -205,6 +208,10 @@ def test_other_arguments_of_modules():
             made.right_inverse(torch.ones(3, 3, dtype=torch.int64))
     assert "alpha=-0.5, lower=True" in repr(SkewCayley(-0.5, lower=True)) and "alpha=1.0" in repr(CayleyMap())
     assert repr(three) == "SkewCayley(alpha=1.0, blocks=3)"
+    raw = fastparam.parametrizations.orthogonal(
+        torch.nn.Linear(4, 4), orthogonal_map="cayley", use_trivialization=False
+    )
+    assert repr(raw.parametrizations.weight[0]) == "SkewCayley(alpha=-0.5, lower=True, signs=False)"
     assert repr(CayleyMap(4, signs=True)) == "CayleyMap(4, alpha=1.0, signs=True)" and "signs=False" in repr(
         SkewCayley(signs=False)
     )

@@ -240,8 +240,13 @@ def test_the_inverse_as_a_function():
         cayley_inverse, (Q,)
     )
     torch.testing.assert_close(torch.vmap(cayley_inverse)(Q), cayley_inverse(Q))
-    with pytest.raises(torch.linalg.LinAlgError):
-        cayley_inverse(-torch.eye(3))
+    sentence = (
+        "^cayley_inverse: expected a matrix without the eigenvalue -1; SkewCayley reaches it with signs$"
+    )
+    for Q in (-torch.eye(3), torch.stack([torch.eye(3), -torch.eye(3)])):
+        for f in (cayley_inverse, torch.func.jacrev(cayley_inverse)):
+            with pytest.raises(torch.linalg.LinAlgError, match=sentence):
+                f(Q)
     with pytest.raises(
         ValueError, match=r"^cayley_inverse: expected Q of shape \(\.\.\., n, n\), got \(3, 4\)$"
     ):

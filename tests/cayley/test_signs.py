@@ -191,8 +191,9 @@ def test_a_matrix_of_another_shape_dtype_or_device_is_refused_before_they_are_wr
     for Q, sentence in (
         (
             other,
-            rf"^SkewCayley: expected Q to have signs of shape \({shape[1]},\), as the weight has, "
-            rf"got \({shape[1] + 1},\); an instance belongs to one weight, and another one needs its own$",
+            rf"^SkewCayley: expected Q of shape \(n, k\) with min\(n, k\) = {shape[1]}, as the weight has, "
+            rf"got \({shape[0] + 1}, {shape[1] + 1}\); an instance belongs to one weight, "
+            r"and another one needs its own$",
         ),
         (haar(*shape), r"^SkewCayley: expected Q of dtype float32, as its signs are, got float64$"),
         (

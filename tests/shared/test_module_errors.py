@@ -271,10 +271,29 @@ def test_an_assignment_of_another_shape_where_no_buffer_tells_it(module):
     assert torch.equal(layer.weight, module(torch.ones(3, 3)))
 
 
-def test_an_assignment_of_another_shape_where_a_buffer_tells_it():
-    layer = parametrize.register_parametrization(nn.Linear(4, 4), "weight", fastparam.SkewCayley())
+@pytest.mark.parametrize(
+    ("module", "shape", "Q", "expected"),
+    [
+        (fastparam.SkewCayley(), (4, 4), torch.eye(3), "(n, k) with min(n, k) = 4"),
+        (fastparam.SkewCayley(), (3, 5), torch.eye(7)[:4], "(n, k) with min(n, k) = 3"),
+        (fastparam.SkewCayley(), (2, 4, 4), torch.eye(4), "(2, n, k) with min(n, k) = 4"),
+        (fastparam.SkewCayley(blocks=3), (12, 4), torch.eye(9), "(3 n, k) with min(n, k) = 4"),
+        (fastparam.SkewCayley(blocks=3), (2, 12, 4), torch.eye(9), "(2, 3 n, k) with min(n, k) = 4"),
+        (fastparam.CayleyMap(signs=True), (4, 4), torch.eye(3), "(n, k) with min(n, k) = 4"),
+        (fastparam.SkewExponential(), (4, 4), torch.eye(3), "(n, k) with min(n, k) = 4"),
+    ],
+    ids=str,
+)
+def test_an_assignment_of_another_shape_where_a_buffer_tells_it(module, shape, Q, expected):
+    layer = nn.Module()
+    layer.weight = nn.Parameter(torch.eye(shape[-2], shape[-1]).expand(shape).clone())
+    parametrize.register_parametrization(layer, "weight", module, unsafe=True)
+    layer.weight = module(torch.zeros(shape))
     before = Snapshot(layer)
-    sentence = r"SkewCayley: expected Q to have signs of shape \(4,\), as the weight has, got \(3,\)"
-    with pytest.raises(ValueError, match=sentence):
-        layer.weight = torch.eye(3)
+    with pytest.raises(ValueError) as error:
+        layer.weight = Q
+    assert str(error.value) == (
+        f"{type(module).__name__}: expected Q of shape {expected}, as the weight has, got {tuple(Q.shape)}; "
+        "an instance belongs to one weight, and another one needs its own"
+    )
     before.check()

@@ -198,5 +198,5 @@ def test_a_graph_outlives_an_assignment(form):
 def test_repr(form):
     layer = form.layer()
     for module in layer.parametrizations.weight:
-        assert repr(module).startswith(type(module).__name__ + "(")
+        assert repr(module).startswith(module._get_name() + "(")
     assert str(layer.parametrizations.weight[0]) in repr(layer)
