@@ -130,7 +130,9 @@ class SkewCayley(_CayleyMap):
     that many blocks of rows, and each block is mapped by itself.
 
     Args:
-        alpha: the convention; see :func:`~fastparam.functional.cayley`.
+        alpha: the convention; see :func:`~fastparam.functional.cayley`. The order of the matrices is taken
+            from the weight and is no argument: ``SkewCayley(64)`` sets ``alpha`` to 64, whereas 64 in the
+            tutorial's ``CayleyMap(64)`` is the order.
         lower: whether to keep the free parameters in the lower triangle instead of the upper one.
         signs: whether to keep signs. Without them, D is the identity, the ``state_dict`` has no entry but the
             free parameter, and matrices with the eigenvalue -1 cannot be assigned.
