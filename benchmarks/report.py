@@ -227,7 +227,7 @@ def environment() -> dict[str, Any]:
 def commit() -> str:
     """Returns the commit that is measured. A copy without history gets it from FASTPARAM_COMMIT."""
     found = _output("git", "rev-parse", "--short", "HEAD") + (
-        "+changes" if _output("git", "status", "--porcelain") else ""
+        "+changes" if _output("git", "status", "--porcelain", "--", ":/", ":(exclude)results") else ""
     )
     return found or os.environ.get("FASTPARAM_COMMIT") or "unknown"
 
