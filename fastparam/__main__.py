@@ -250,9 +250,9 @@ def main() -> int:
     for device in devices():
         broken = list(failures(device))
         found += broken
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        name = f"{torch.cuda.get_device_name(device)}: " if device.type == "cuda" else ""
         verdict = "FAILED" if broken else f"{len(OPS)} ops checked, forward and backward"
-        print(f"{str(device) + ':':14}{where}: {verdict}")
+        print(f"{str(device) + ':':14}{name}{verdict}")
     for line in found:
         print(f"  {line}")
     if found:
@@ -271,6 +271,7 @@ def measure() -> int:
     """Prints how far the ops are from their floors, on each kind of device."""
     for device in {device.type: device for device in devices()}.values():
         print(f"{device.type}, float32{', one thread' * (device.type == 'cpu')}")
+        print("floor: the time of a copy, or of the number of matrix products, forward | forward + backward")
         for line in _measure.table(device):
             print(line, flush=True)
     return 0
@@ -284,6 +285,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="measure instead how many times its floor, a copy or matrix products, each op takes",
+        help="instead, prints the time of every op, and its ratio to a lower bound (the floor)",
     )
     raise SystemExit(measure() if parser.parse_args().measure else main())

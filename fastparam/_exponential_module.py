@@ -42,6 +42,9 @@ class MatrixExponential(nn.Module):
         True
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, X: Tensor) -> Tensor:
         """Returns the exponential of ``X``, of shape (..., n, n)."""
         return matrix_exp(X)

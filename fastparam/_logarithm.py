@@ -70,7 +70,7 @@ def log_orthogonal(Q: Tensor) -> Tensor:
         TypeError: If ``Q`` is not a tensor.
         NotImplementedError: If a gradient is asked for.
 
-    Source: only symmetric eigenproblems are solved, those of :math:`Q + Q^H` and of the square of the Cayley
+    The function solves symmetric eigenproblems only, those of :math:`Q + Q^H` and of the square of the Cayley
     transform, so that equal angles do no harm.
 
     Example:

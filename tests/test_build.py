@@ -229,7 +229,7 @@ def test_the_distance_from_the_floor(tmp_path):
     )
     result = run(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    lines = [line.split() for line in result.stdout.splitlines()[2:]]
+    lines = [line.split() for line in result.stdout.splitlines()[3:]]
     assert {line[0] for line in lines} >= {op.name for op in _ops.OPS if op.public}
     assert all(float(cell) > 0 for line in lines for cell in line[2:6] if cell != "-")
 

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -38,6 +39,13 @@ def test_every_public_name_has_an_example(name):
     thing = getattr(fastparam.functional, name, None) or getattr(fastparam, name)
     if callable(thing):
         assert ">>>" in thing.__doc__ and ".. math::" in thing.__doc__
+
+
+@pytest.mark.parametrize("name", fastparam.__all__)
+def test_signatures_name_their_arguments(name):
+    thing = getattr(fastparam, name)
+    if isinstance(thing, type) and issubclass(thing, torch.nn.Module):
+        assert not {"args", "kwargs"} & set(inspect.signature(thing).parameters)
 
 
 @pytest.mark.parametrize("name", fastparam.parametrizations.__all__)

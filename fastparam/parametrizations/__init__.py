@@ -1,5 +1,5 @@
-"""Verbs with the signatures of ``torch.nn.utils.parametrizations``, of ``torch.nn.utils.prune``, and, for
-linear maps, of geotorch.
+"""Functions that parametrize a tensor of a layer, which these pages call verbs. They have the signatures of
+``torch.nn.utils.parametrizations``, of ``torch.nn.utils.prune``, and, for linear maps, of geotorch.
 """
 
 from ._checkpoints import from_torch

@@ -43,7 +43,9 @@ def symmetric(module: M, name: str = "weight", lower: bool = False) -> M:
         ValueError: If the module has no such tensor, or it is not a batch of square matrices.
         TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: ``geotorch.symmetric``; the parametrization is :class:`fastparam.Symmetric`.
+    The parametrization is :class:`fastparam.Symmetric`.
+
+    Source: ``geotorch.symmetric``.
 
     Example:
         >>> layer = fastparam.parametrizations.symmetric(torch.nn.Linear(4, 4))
@@ -70,7 +72,9 @@ def skew(module: M, name: str = "weight", lower: bool = False) -> M:
         ValueError: If the module has no such tensor, or it is not a batch of square matrices.
         TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: ``geotorch.skew``; the parametrization is :class:`fastparam.Skew`.
+    The parametrization is :class:`fastparam.Skew`.
+
+    Source: ``geotorch.skew``.
 
     Example:
         >>> layer = fastparam.parametrizations.skew(torch.nn.Linear(4, 4))
@@ -96,7 +100,7 @@ def positive_definite(module: M, name: str = "weight", lower: bool = False) -> M
         ValueError: If the module has no such tensor, or it is not a batch of square matrices.
         TypeError: If ``module`` is not a module, or ``lower`` is not a bool.
 
-    Source: the parametrization is :class:`fastparam.PositiveDefinite`.
+    The parametrization is :class:`fastparam.PositiveDefinite`.
 
     Example:
         >>> layer = fastparam.parametrizations.positive_definite(torch.nn.Linear(4, 4))
@@ -279,10 +283,19 @@ def orthogonal(
 
     The signature, the ``state_dict`` and the values are those of
     :func:`torch.nn.utils.parametrizations.orthogonal`. The maps ``"cayley"`` and ``"matrix_exp"`` run on
-    fastparam's kernels and can be assigned to without trivialization: ``"cayley"`` is then a
-    :class:`~fastparam.SkewCayley`, and a square ``"matrix_exp"`` takes every matrix of determinant 1. The map
-    ``"householder"`` is a product of reflections (:func:`~fastparam.functional.householder`). The n x n
-    matrix :math:`Q_0` is completed without random numbers, and half types are computed in float32.
+    fastparam's kernels, and ``"householder"`` is a product of reflections
+    (:func:`~fastparam.functional.householder`). The n x n matrix :math:`Q_0` is completed without random
+    numbers, and half types are computed in float32.
+
+    Without trivialization, ``"cayley"`` and ``"matrix_exp"`` take the tensor that is there for the raw
+    parameter, even if it is orthogonal, as torch does. The weight can then be assigned to. ``"cayley"`` is a
+    :class:`~fastparam.SkewCayley` without signs, which takes only matrices without an eigenvalue near -1. A
+    square ``"matrix_exp"`` takes every matrix of determinant 1.
+
+    The matrices are the last two dimensions of the tensor. In the weight of a convolution these are its
+    kernels, each of which becomes orthonormal by itself; flatten the weight in a parametrization of your own
+    to make its rows orthonormal. The ``weight_hh_l0`` of a GRU or an LSTM becomes orthonormal as a whole;
+    :class:`~fastparam.SkewCayley` with ``blocks=3`` or ``blocks=4`` makes the weight of each gate orthogonal.
 
     The diagonal of a ``"householder"`` parameter is read as signs: a negative number counts as -1, and every
     other number as 1. torch takes the integer part instead, so that its weight is zero once weight decay has
