@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -244,6 +246,24 @@ def test_the_self_check_names_the_op_that_is_wrong(tmp_path):
     result = run(code, cwd=tmp_path)
     assert result.returncode == 1 and "skew of (33, 33) on cpu: a wrong result" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("not ok: rebuild with")
+
+
+@pytest.mark.skipif(
+    not shutil.which("objdump") or platform.machine() != "x86_64", reason="needs objdump, and its mnemonics"
+)
+def test_no_kernel_compares_vectors_lane_by_lane():
+    """g++ 12 does so where a vector is wider than a register: a guard then takes as long as its map."""
+    code = subprocess.run(
+        ["objdump", "-dC", "--no-show-raw-insn", fastparam._C.__file__], capture_output=True, text=True
+    ).stdout
+    found, bodies = {}, 0
+    for function in re.split(r"\n(?=[0-9a-f]+ <)", code):
+        name = function.split("\n", 1)[0]
+        if re.search(r"fastparam::cpu::run_(v4|v3|baseline)<", name):
+            bodies += 1
+            found[name] = len(re.findall(r"\sv?u?comis[sd]\s", function))
+    assert bodies > 100
+    assert {name: count for name, count in found.items() if count > 60} == {}
 
 
 def test_one_version_number():
