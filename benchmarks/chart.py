@@ -21,7 +21,7 @@ from report import NO_GPU, RESULTS, ROOT, Row, on_gpu
 README = ROOT.parent / "README.md"
 IMAGES = ROOT.parent / "docs" / "images"
 MARKS = re.compile(r"(<!-- headline -->\n).*?(<!-- end of headline -->)", re.DOTALL)
-DEVICE = "amd-epyc-avx512-2-threads"  # the device whose results are drawn
+DEVICE = "amd-epyc-avx512-1-thread"  # the device whose results are drawn
 PASS = "forward+backward"
 
 
