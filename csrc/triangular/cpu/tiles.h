@@ -23,7 +23,8 @@ constexpr int64_t kStreamedGroupBytes = 256;   // the same when written past the
 constexpr int64_t kPrefetchBytes = 512 << 10;  // outputs of at least this size are fetched ahead of the tiles
 constexpr int64_t kStreamBytes = 12 << 20;     // outputs of at least this size are written past the caches
 constexpr int64_t kLine = 64;                  // bytes of a cache line
-// Rows this far apart share a cache set, so tiles are staged, kStaged by kStaged.
+// Rows this far apart share a cache set, so tiles are staged, kStaged by kStaged. Adjoints, which read two
+// tiles for each one that they write, are staged at half of it if tiles are as wide as cache lines.
 constexpr int64_t kPage = 4096;
 constexpr int kStaged = 8;
 constexpr int64_t kSmallOrder = 128;
@@ -33,8 +34,8 @@ constexpr int64_t kSmallOrder = 128;
 struct Cut {
   bool staged;
   int64_t rows, per_group, groups, tasks;
-  FASTPARAM_INLINE Cut(int64_t n, int64_t tile, int64_t element_bytes, bool streamed)
-      : staged(n * element_bytes % kPage == 0),
+  FASTPARAM_INLINE Cut(int64_t n, int64_t tile, int64_t element_bytes, bool streamed, bool adjoint)
+      : staged(n * element_bytes % (adjoint && tile * element_bytes == kLine ? kPage / 2 : kPage) == 0),
         rows((n + tile - 1) / tile),
         per_group(staged ? kStaged
                          : std::max<int64_t>(
@@ -68,7 +69,7 @@ struct Tiles {
 
   FASTPARAM_INLINE explicit Tiles(const TriangularMap<T>& map)
       : map(map),
-        cut(map.n, N, sizeof(T), Streamed) {}
+        cut(map.n, N, sizeof(T), Streamed, Adjoint) {}
 
   FASTPARAM_INLINE int64_t at(int64_t tile) const { return std::min(tile * N, map.n - N); }
 
@@ -223,7 +224,7 @@ struct TilesTasks {
   template <int Bytes>
   static FASTPARAM_INLINE int64_t run(const TriangularMap<T>* map) {
     return with_tiles<Bytes, Adjoint>(*map, [&](auto n, auto streamed) __attribute__((always_inline)) {
-      return Cut(map->n, n, sizeof(T), streamed).tasks;
+      return Cut(map->n, n, sizeof(T), streamed, Adjoint).tasks;
     });
   }
 };
