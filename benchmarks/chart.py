@@ -106,7 +106,8 @@ def machine(results: Row) -> str:
     versions = " and ".join(sorted({run["torch"].split("+")[0] for run in about}))
     first, last = min(run["date"] for run in about), max(run["date"] for run in about)
     name = re.sub(r" (\w+) (\d+ threads?)$", r", \1, \2", results["device"])
-    return f"{name}, torch {versions}, float32, forward and backward, {first} to {last}"
+    dates = first if first == last else f"{first} to {last}"
+    return f"{name}, torch {versions}, float32, forward and backward, {dates}"
 
 
 # ---- the numbers -----------------------------------------------------------------------------------------
