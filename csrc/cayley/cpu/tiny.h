@@ -151,8 +151,7 @@ struct Tiny : TinyTriangle<T, N, Bytes> {
 
 // With 64 bytes, orders below 4 would be slower.
 template <class T, int N, int Bytes>
-using TinyOf = Tiny < T,
-      N, N<4 ? std::min(Bytes, 32) : Bytes>;
+using TinyOf = Tiny<T, N, (N < 4 ? std::min(Bytes, 32) : Bytes)>;
 
 template <class T, int N>
 struct TinyForward {

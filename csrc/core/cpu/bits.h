@@ -13,8 +13,8 @@ namespace fastparam::cpu {
 template <class T>
 using BitsOf = typename UIntOf<sizeof(T)>::type;
 
-// All bits of the lanes in which a > b, for numbers below 2^31. g++ 12 takes comparisons of vectors that are
-// wider than its registers apart, lane by lane.
+// All bits of the lanes in which a > b, for numbers below 2^31. It is no comparison of vectors for the reason
+// given in lane_masks.h.
 template <int N>
 FASTPARAM_INLINE Vec<uint32_t, N> above(const Vec<uint32_t, N>& a, uint32_t b) {
   return bit_cast<Vec<uint32_t, N>>(bit_cast<Vec<int32_t, N>>(b - a) >> 31);

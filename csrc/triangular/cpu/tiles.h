@@ -23,8 +23,8 @@ constexpr int64_t kStreamedGroupBytes = 256;   // the same when written past the
 constexpr int64_t kPrefetchBytes = 512 << 10;  // outputs of at least this size are fetched ahead of the tiles
 constexpr int64_t kStreamBytes = 12 << 20;     // outputs of at least this size are written past the caches
 constexpr int64_t kLine = 64;                  // bytes of a cache line
-// Rows this far apart share a cache set, so tiles are staged, kStaged by kStaged. Adjoints, which read two
-// tiles for each one that they write, are staged at half of it if tiles are as wide as cache lines.
+// Rows this far apart share a cache set, so tiles are staged, kStaged by kStaged. Adjoints read both tiles of
+// a pair, and are staged at half of it if tiles are as wide as cache lines.
 constexpr int64_t kPage = 4096;
 constexpr int kStaged = 8;
 constexpr int64_t kSmallOrder = 128;

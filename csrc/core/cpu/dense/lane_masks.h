@@ -1,6 +1,7 @@
 // Masks of the N lanes of a vector. Those of positions are loaded from tables, because g++ 12 fails on
 // comparisons of integer vectors at the wider levels. Those of numbers are computed from their bits, because
-// g++ 12 takes comparisons of 64 bytes apart, lane by lane.
+// g++ 12 takes most comparisons of 64 bytes, and of vectors that are wider than its registers, apart, lane by
+// lane.
 #pragma once
 
 #include <algorithm>

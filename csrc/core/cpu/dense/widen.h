@@ -15,34 +15,27 @@ using compute_t = std::conditional_t<sizeof(T) == 2, float, T>;
 
 constexpr int64_t kChunkBytes = 65536;  // of float32 at a time
 
-template <class T>
-struct WidenBody {
+// One of the types is float.
+template <class From, class To>
+struct ConvertBody {
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const T* from, int64_t size, float* to) {
+  static FASTPARAM_INLINE void run(const From* from, int64_t size, To* to) {
     constexpr int N = Bytes / sizeof(float);
     int64_t i = 0;
     for (; i + N <= size; i += N)
-      store(to + i, Widened<T>::template from<N>(load<Vec<uint16_t, N>>(from + i)));
-    for (; i < size; ++i) to[i] = static_cast<float>(from[i]);
-  }
-};
-template <class T>
-struct NarrowBody {
-  template <int Bytes>
-  static FASTPARAM_INLINE void run(const float* from, int64_t size, T* to) {
-    constexpr int N = Bytes / sizeof(float);
-    int64_t i = 0;
-    for (; i + N <= size; i += N) store(to + i, Widened<T>::template to<N>(load<Vec<float, N>>(from + i)));
-    for (; i < size; ++i) to[i] = static_cast<T>(from[i]);
+      if constexpr (std::is_same_v<To, float>)
+        store(to + i, Widened<From>::template from<N>(load<Vec<uint16_t, N>>(from + i)));
+      else store(to + i, Widened<To>::template to<N>(load<Vec<float, N>>(from + i)));
+    for (; i < size; ++i) to[i] = static_cast<To>(from[i]);
   }
 };
 template <class T>
 void widen(const T* from, int64_t size, float* to) {
-  run_simd<WidenBody<T>>(from, size, to);
+  run_simd<ConvertBody<T, float>>(from, size, to);
 }
 template <class T>
 void narrow(const float* from, int64_t size, T* to) {
-  run_simd<NarrowBody<T>>(from, size, to);
+  run_simd<ConvertBody<float, T>>(from, size, to);
 }
 
 // The number of matrices, of `elements` each, that are converted together.
