@@ -88,8 +88,8 @@ def inverse_with_signs(
         return (loss <= allowed) & near(X)
 
     # A lost eigenvalue changes the entries of a large matrix by less than the root of bfloat16's rounding.
-    most_without = min(torch.finfo(dtype).eps ** 0.5, 2**-5)
-    enough = loss <= most_without if signs is None else serves(X, loss)
+    limit = min(torch.finfo(dtype).eps ** 0.5, 2**-5)
+    enough = loss <= limit if signs is None else serves(X, loss)
     if signs is None and enough.all():
         return X, None
     Y, other_loss, greedy, _ = _inverse_and_loss(Q, alpha, lower, None)
@@ -179,8 +179,8 @@ def _estimated_loss(Q: Tensor, A: Tensor) -> Tensor:
     V = torch.randn(n, _PROBES, generator=torch.Generator().manual_seed(0), device="cpu").to(Q)
     Z = (V + Q @ V) / 2  # (I + A)^-1 V, nearly
     R = V - Z - A @ Z
-    left = R.square().mean(-1).sum(-1)
-    return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5 + left
+    square = R.square().mean(-1).sum(-1)
+    return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5 + square
 
 
 def _allowed(dtype: torch.dtype) -> float:

@@ -42,7 +42,7 @@ class MatrixExponential(nn.Module):
         True
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # help() would show the *args, **kwargs of nn.Module
         super().__init__()
 
     def forward(self, X: Tensor) -> Tensor:

@@ -263,6 +263,7 @@ def test_no_kernel_compares_vectors_lane_by_lane():
             bodies += 1
             found[name] = len(re.findall(r"\sv?u?comis[sd]\s", function))
     assert bodies > 100
+    # Most kernels compare a few scalars; a guard taken apart has 64 comparisons and more.
     assert {name: count for name, count in found.items() if count > 60} == {}
 
 
