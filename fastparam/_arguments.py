@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import has_torch_function
 
 from . import _C
+
+PLAIN = (Tensor, nn.Parameter)  # classes of most tensors, of which less has to be checked
 
 
 def described(thing: object) -> str:
@@ -24,10 +26,11 @@ def check_tensor(op: str, argument: str, X: Any) -> Any:
     """Returns X. Raises TypeError unless it is a tensor or passes for one (a subclass, an fx proxy), and
     ValueError unless it is strided and has a shape.
     """
-    if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
-        raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {described(X)}")
-    if isinstance(X, (UninitializedParameter, UninitializedBuffer)):
-        raise ValueError(f"{op}: expected {argument} to have a shape, got an uninitialized tensor")
+    if type(X) not in PLAIN:
+        if isinstance(X, type) or not (isinstance(X, Tensor) or has_torch_function((X,))):
+            raise TypeError(f"{op}: expected {argument} to be a torch.Tensor, got {described(X)}")
+        if isinstance(X, (UninitializedParameter, UninitializedBuffer)):
+            raise ValueError(f"{op}: expected {argument} to have a shape, got an uninitialized tensor")
     if isinstance(X, Tensor) and (X.is_nested or X.layout != torch.strided):
         kind = "a nested" if X.is_nested else "an mkldnn" if X.is_mkldnn else "a sparse"
         raise ValueError(f"{op}: expected {argument} to be a strided tensor, got {kind} one")

@@ -10,22 +10,22 @@ from functools import cache, partial
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ._arguments import PLAIN
 
 B = TypeVar("B", bound=Tensor | None)
-
-_PLAIN = (Tensor, nn.Parameter)
 
 
 def is_dtensor(X: object) -> bool:
     """Whether X is a DTensor. torch.distributed is not imported for it."""
     module = sys.modules.get("torch.distributed.tensor")
-    return type(X) not in _PLAIN and module is not None and isinstance(X, module.DTensor)
+    return type(X) not in PLAIN and module is not None and isinstance(X, module.DTensor)
 
 
 def beside(X: Tensor, buffer: B) -> B:
     """Returns the buffer of a module, which every process has whole, in the form that an op takes with X."""
-    if type(X) in _PLAIN or buffer is None or not is_dtensor(X) or is_dtensor(buffer):
+    if type(X) in PLAIN or buffer is None or not is_dtensor(X) or is_dtensor(buffer):
         return buffer
     from torch.distributed.tensor import DTensor, Replicate
 
@@ -36,7 +36,7 @@ def beside(X: Tensor, buffer: B) -> B:
 
 def whole(X: Tensor) -> Tensor:
     """Returns X. A DTensor is gathered, so that every process has it whole."""
-    if type(X) in _PLAIN or not is_dtensor(X):
+    if type(X) in PLAIN or not is_dtensor(X):
         return X
     from torch.distributed.tensor import Replicate
 

@@ -19,9 +19,9 @@ def check_module(op: str, module: object) -> None:
         raise TypeError(f"{op}: expected module to be a torch.nn.Module, got {described(module)}")
 
 
-def check_held(op: str, module: object, name: str) -> None:
-    """Raises TypeError unless it is a module and the name is a str, and ValueError if the tensor of this name
-    is None or has no shape yet.
+def check_held(op: str, module: object, name: str) -> Any:
+    """Returns what the module holds under this name. Raises TypeError unless it is a module and the name is a
+    str, and ValueError if the tensor of this name is None or has no shape yet.
     """
     check_module(op, module)
     if not isinstance(name, str):
@@ -31,6 +31,7 @@ def check_held(op: str, module: object, name: str) -> None:
         check_tensor(op, name, held)
     elif held is None and hasattr(module, name):  # torch.nn.utils.parametrize would read its shape
         raise ValueError(f"Module '{module}' has no parameter or buffer with name '{name}'")
+    return held
 
 
 def chain(module: nn.Module, name: str) -> list[nn.Module]:

@@ -165,7 +165,7 @@ class _Orthogonal(nn.Module):
             return _Logarithm(lower=True, signs=False).right_inverse(Q)
         _check_shape(Q, self.shape)
         Q = Q.detach()
-        wide = Q.shape[-2] < Q.shape[-1]
+        wide, no_data = Q.shape[-2] < Q.shape[-1], has_no_data(Q)
         if self.use_trivialization and self.base is not None:
             base = self.base
             for of, theirs, ours in (("of dtype", Q.dtype, base.dtype), ("on", Q.device, base.device)):
@@ -174,13 +174,13 @@ class _Orthogonal(nn.Module):
                         f"orthogonal: expected a matrix {of} {plain(ours)}, as its base is, "
                         f"got {plain(theirs)}"
                     )
-        if self.shape is not None and not has_no_data(Q) and not Q.isfinite().all():
+        if self.shape is not None and not no_data and not Q.isfinite().all():
             raise ValueError("orthogonal: expected a finite matrix, got one with nan or inf")
         if self.orthogonal_map == "householder" and Q.is_complex():
             raise ValueError(f"orthogonal: expected a real matrix, got one of dtype {plain(Q.dtype)}")
         tall = (Q.mT if wide else Q).to(torch.promote_types(Q.dtype, torch.float32))
         low = high = 0.0
-        if not has_no_data(tall):
+        if not no_data:
             norms = torch.linalg.vector_norm(tall, dim=(-2, -1))
             low, high = map(float, norms.aminmax() if norms.dim() else (norms, norms))
             if not 1e-14 < low <= high < 1e18:  # the norm of a column could leave the range of the dtype
@@ -188,7 +188,7 @@ class _Orthogonal(nn.Module):
                 power = torch.where(size > 1e18, 2.0**-64, torch.where(size < 1e-18, 2.0**64, 1.0))
                 tall = tall * power.to(size)
         if not self.use_trivialization:
-            if has_no_data(Q):  # geqrf has no rule for the shape of its result
+            if no_data:  # geqrf has no rule for the shape of its result
                 return torch.zeros_like(Q, memory_format=torch.contiguous_format)
             V, tau = torch.geqrf(tall)
             signs = V.diagonal(dim1=-2, dim2=-1)
@@ -199,16 +199,16 @@ class _Orthogonal(nn.Module):
             base = Q.clone(memory_format=torch.contiguous_format)
         else:
             base, R = torch.linalg.qr(tall, mode="complete")
-            pivots = R.diagonal(dim1=-2, dim2=-1)
+            pivots = R.diagonal(0, -2, -1)
             if R.is_complex():
                 signs = torch.where(pivots == 0, 1, pivots.sgn())
             else:
                 signs = pivots.new_ones(()).copysign(pivots)
             base.narrow(-1, 0, R.shape[-1]).mul_(signs.unsqueeze(-2))
             base = base.to(Q.dtype).contiguous()
-        self.base = ordinary(base)
+        self._buffers["base"] = ordinary(base)  # torch looks for the name for 5 us otherwise
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
-        X.diagonal(dim1=-2, dim2=-1).fill_(-1)
+        X.diagonal(0, -2, -1).fill_(-1)
         return X
 
     def extra_repr(self) -> str:
@@ -325,10 +325,8 @@ def orthogonal(
         >>> torch.dist(layer.weight.mT @ layer.weight, torch.eye(20)) < 1e-4
         tensor(True)
     """
-    check_held("orthogonal", module, name)
+    weight = check_held("orthogonal", module, name)
     use_trivialization = check_flag("orthogonal", "use_trivialization", use_trivialization)
-    weight = getattr(module, name, None)
-    before = parametrize.is_parametrized(module, name)
     chosen = _chosen(weight, orthogonal_map)
     if chosen is None:  # raises
         torch_parametrizations.orthogonal(module, name, orthogonal_map, use_trivialization=use_trivialization)
@@ -339,10 +337,10 @@ def orthogonal(
     made = _FromRaw() if raw else _Orthogonal(chosen, use_trivialization)
     parametrize.register_parametrization(module, name, made, unsafe=True)
     made.shape = weight.shape
-    if before and use_trivialization:  # torch calls no inverse then, and Q_0 is the identity
+    if use_trivialization and made._buffers["base"] is None:  # torch calls no inverse of a second map
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)
-        made.base = ordinary(identity.expand(*weight.shape[:-2], n, n).contiguous())
+        made._buffers["base"] = ordinary(identity.expand(*weight.shape[:-2], n, n).contiguous())
     return module
 
 

@@ -112,6 +112,7 @@ void backward_share(const CayleyGradient<T>& call, int64_t begin, int64_t end, v
   const int64_t n = call.n, tasks = strips_of(n);
   T *const U = static_cast<T*>(scratch), *const strips = U + n * largest_stride(n);
   for (int64_t m = begin; m < end; ++m) {
+    if (turned(call)) parallel_tasks<BackwardTurn<T>>(n, tasks, &call, m);
     if (n < kParallelOrder) run_simd<BackwardColumns<T>>(&call, m, U, strips, int64_t(0), tasks);
     else
       at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {

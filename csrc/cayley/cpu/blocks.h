@@ -49,17 +49,22 @@ template <class T, bool Signed>
 struct StripBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const BlockStep<T>* step, int64_t begin, int64_t end) {
+    constexpr int W = Bytes / sizeof(T);
     const auto& [S, D, column, k] = *step;
     alignas(64) T panel[kLargeBlock * kStrip];
     for (int64_t strip = begin; strip < end; ++strip) {
       const int64_t j = strip * kStrip, columns = std::min<int64_t>(kStrip, S.width - j);
+      const bool own = j >= k && j + columns <= k + D.rows;  // all columns are replaced by those of D
       T* const rows = S.S + k * S.stride + j;
-      copy_strip(rows, S.stride, D.rows, columns, panel);
-      Product<T, Bytes>{D.S, D.stride, panel, kStrip, rows, S.stride, D.rows, !Signed}.template run<false>(
-          0, D.rows, 0, columns);
-      for (int64_t c = std::max(j, k); c < std::min(j + columns, k + D.rows); ++c)
-        for (int64_t i = 0; i < D.rows; ++i) S.S[(k + i) * S.stride + c] = D.S[i * D.stride + c - k];
-      copy_strip(rows, S.stride, D.rows, columns, panel);
+      if (!own) {
+        copy_strip<T, W>(rows, S.stride, D.rows, columns, panel);
+        Product<T, Bytes>{D.S, D.stride, panel, kStrip, rows, S.stride, D.rows, !Signed}.template run<false>(
+            0, D.rows, 0, columns);
+      }
+      for (int64_t i = 0; i < D.rows; ++i)
+        for (int64_t c = std::max(j, k); c < std::min(j + columns, k + D.rows); ++c)
+          S.S[(k + i) * S.stride + c] = D.S[i * D.stride + c - k];
+      copy_strip<T, W>(rows, S.stride, D.rows, columns, panel);
       const Product<T, Bytes> product{column, D.width, panel, kStrip, S.S + j, S.stride, D.rows, true};
       product.template run<false>(0, k, 0, columns);
       product.template run<false>(k + D.rows, S.rows, 0, columns);
@@ -130,7 +135,8 @@ struct BeforeBody {
     for (int64_t strip = begin; strip < end; ++strip) {
       const int64_t j = strip * kStrip, last = std::min(j + kStrip, f->call.n);
       f->strip_failed[strip] =
-          !columns_near<T, W>(f->S.S, f->S.stride, f->call.n, j, last, T(0), static_cast<T>(kLargestSquares));
+          !columns_near<T, W>(f->S.S, f->S.stride, f->call.n, j, last, T(0), static_cast<T>(kLargestSquares),
+                              [](int64_t, int64_t, auto) __attribute__((always_inline)) {});
     }
   }
 };
@@ -141,33 +147,28 @@ struct AfterBody {
   template <int Bytes>
   static FASTPARAM_INLINE void run(const Forward<T, In>* f, int64_t begin, int64_t end) {
     constexpr int W = Bytes / sizeof(T);
-    const int64_t n = f->call.n;
-    const T tolerance = static_cast<T>(column_tolerance<In>(n)) / 4;
     for (int64_t strip = begin; strip < end; ++strip) {
-      const int64_t j = strip * kStrip, last = std::min(j + kStrip, n);
+      const int64_t j = strip * kStrip, last = std::min(j + kStrip, f->call.n);
       for (int64_t i = j; i < last; ++i) f->S.row(i)[i] += T(0.5);
-      f->strip_failed[strip] = !columns_near<T, W>(f->S.S, f->S.stride, n, j, last, T(0.25), tolerance);
-      if (f->call.signs) write_columns<W, true>(*f, j, last);
-      else write_columns<W, false>(*f, j, last);
+      f->strip_failed[strip] = !(f->call.signs ? write<W, true>(*f, j, last) : write<W, false>(*f, j, last));
     }
   }
   // Q = 2 S D. The diagonal of S is that of D + 1/2.
   template <int W, bool Signed>
-  static FASTPARAM_INLINE void write_columns(const Forward<T, In>& f, int64_t begin, int64_t end) {
+  static FASTPARAM_INLINE bool write(const Forward<T, In>& f, int64_t begin, int64_t end) {
     const int64_t n = f.call.n;
     In* const Q = f.call.out + f.m * n * n;
     MaskOf<In, W> flips[kStrip / W] = {};
-    if (Signed)
-      for (int64_t j = begin; j < end; j += W)
-        flips[(j - begin) / W] = flips_at<In, W>(f.call.signs_of(f.m), j, n);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = begin; j < end; j += W) {
-        const auto s = load<Vec<T, W>>(f.S.row(i) + j);
-        Vec<In, W> q = __builtin_convertvector(s + s, Vec<In, W>);
-        if (Signed) q = flipped(q, flips[(j - begin) / W]);
-        if (j + W <= n) store(Q + i * n + j, q);
-        else std::memcpy(Q + i * n + j, &q, (n - j) * sizeof(In));
-      }
+    for (int64_t j = begin; Signed && j < end; j += W)
+      flips[(j - begin) / W] = flips_at<In, W>(f.call.signs_of(f.m), j, n);
+    return columns_near<T, W>(f.S.S, f.S.stride, n, begin, end, T(0.25),
+                              static_cast<T>(column_tolerance<In>(n)) / 4,
+                              [&](int64_t i, int64_t j, const Vec<T, W>& s) __attribute__((always_inline)) {
+                                Vec<In, W> q = __builtin_convertvector(s + s, Vec<In, W>);
+                                if (Signed) q = flipped(q, flips[(j - begin) / W]);
+                                if (j + W <= n) store(Q + i * n + j, q);
+                                else std::memcpy(Q + i * n + j, &q, (n - j) * sizeof(In));
+                              });
   }
 };
 

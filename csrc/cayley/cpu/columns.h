@@ -2,46 +2,41 @@
 #pragma once
 
 #include "../../core/cpu/dense/lane_masks.h"
+#include "../../core/cpu/dense/square.h"
 
 namespace fastparam::cpu {
 
 // Returns whether each of the columns j, ..., j + C * W - 1 of S has a sum of squares equal to `centre`
-// within the tolerance. Columns from n on are ignored.
-template <class T, int W, int C>
-FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, T centre, T tolerance) {
+// within the tolerance. Columns from n on are ignored. Calls each(i, j, vector) on the way.
+template <class T, int W, int C, class Each>
+FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, T centre, T tolerance,
+                                   const Each& each) {
   using V = Vec<T, W>;
-  V sum[2][C] = {};
-  int64_t i = 0;
-  for (; i + 2 <= n; i += 2)
-#pragma GCC unroll 16
-    for (int half = 0; half < 2; ++half)
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) {
-        const V s = load<V>(S + (i + half) * stride + j + c * W);
-        sum[half][c] += s * s;
-      }
-  for (; i < n; ++i)
+  V sum[C] = {};
+  for (int64_t i = 0; i < n; ++i)
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
       const V s = load<V>(S + i * stride + j + c * W);
-      sum[0][c] += s * s;
+      sum[c] += s * s;
+      each(i, j + c * W, s);
     }
   auto ok = ~MaskOf<T, W>{};
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    const V off = sum[0][c] + sum[1][c] - centre;
     const auto beyond = ~first_lanes<T, W>(n - j - c * W);
-    ok &= at_most<T, W>(off, tolerance - V{}) | beyond;
+    ok &= at_most<T, W>(sum[c] - centre, tolerance - V{}) | beyond;
   }
   return all(ok);
 }
 
-template <class T, int W>
+// The same for the columns [j, last) of a strip.
+template <class T, int W, class Each>
 FASTPARAM_INLINE bool columns_near(const T* S, int64_t stride, int64_t n, int64_t j, int64_t last, T centre,
-                                   T tolerance) {
+                                   T tolerance, const Each& each) {
+  if (j + kStrip == last) return columns_near<T, W, kStrip / W>(S, stride, n, j, centre, tolerance, each);
   bool ok = true;
-  for (; j + W < last; j += 2 * W) ok &= columns_near<T, W, 2>(S, stride, n, j, centre, tolerance);
-  if (j < last) ok &= columns_near<T, W, 1>(S, stride, n, j, centre, tolerance);
+  for (; j + W < last; j += 2 * W) ok &= columns_near<T, W, 2>(S, stride, n, j, centre, tolerance, each);
+  if (j < last) ok &= columns_near<T, W, 1>(S, stride, n, j, centre, tolerance, each);
   return ok;
 }
 

@@ -54,6 +54,13 @@ struct LanesBackward {
 
 // ---- one matrix -------------------------------------------------------------------------------------------
 
+// Whether G^T is written to the memory of the gradient first. The columns of a large G, of which a product
+// takes a few entries at a time, are too far apart for the caches and the pages that the CPU remembers.
+template <class T>
+FASTPARAM_INLINE bool turned(const CayleyGradient<T>& call) {
+  return call.n >= kTurned && call.layout != Layout::packed;
+}
+
 // Threads can share the strips of columns of U, and then the rows of tiles of the gradient.
 template <class T, int Bytes>
 struct BackwardSteps {
@@ -116,12 +123,25 @@ struct BackwardSteps {
     }
   }
 
+  // The rows [r, r + W) of G as columns of D, in tiles of which the last ones overlap.
+  FASTPARAM_INLINE void turn(int64_t r) const {
+    r = std::min(r, n - W);
+    for (int64_t tile = 0; tile < n; tile += W) {
+      const int64_t c = std::min(tile, n - W);
+      V t[W];
+      for (int l = 0; l < W; ++l) t[l] = load<V>(G + (r + l) * n + c);
+      transpose<T, W>(t);
+      for (int l = 0; l < W; ++l) store(D + (c + l) * n + r, t[l]);
+    }
+  }
+
   // `strips` is work space for P and T.
   FASTPARAM_INLINE void columns(int64_t m, int64_t j, T* strips) const {
     const int64_t last = std::min(j + kStrip, width);
     T *const P = strips, *const TT = strips + n * kStrip;
     copy_columns(m, j, last, P);
-    product<true>(G, P, TT, kStrip, last - j, false, following(G, m));
+    if (turned(call)) product<false>(D, P, TT, kStrip, last - j, false, Prefetch());
+    else product<true>(G, P, TT, kStrip, last - j, false, following(G, m));
     const T* const signs = call.signs_of(m);
     for (int64_t i = 0; i < n; ++i) {  // U = D T + Q T
       const auto flips = flips_of<T, W>((signs ? signs[i] : T(0)) - V{});
@@ -171,7 +191,7 @@ struct BackwardSteps {
   }
 };
 
-// A task is a strip of columns, or kStrip rows.
+// A task is kStrip rows, or a strip of columns.
 template <class T>
 struct BackwardColumns {
   template <int Bytes>
@@ -179,6 +199,15 @@ struct BackwardColumns {
                                    int64_t end) {
     const BackwardSteps<T, Bytes> steps(*call, m, U);
     for (int64_t strip = begin; strip < end; ++strip) steps.columns(m, strip * kStrip, strips);
+  }
+};
+template <class T>
+struct BackwardTurn {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const CayleyGradient<T>* call, int64_t m, int64_t begin, int64_t end) {
+    const BackwardSteps<T, Bytes> steps(*call, m, nullptr);
+    for (int64_t r = begin * kStrip; r < std::min(end * kStrip, steps.n); r += Bytes / sizeof(T))
+      steps.turn(r);
   }
 };
 template <class T>

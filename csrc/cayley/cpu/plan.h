@@ -13,7 +13,8 @@ enum class Path { tiny, lanes, rows, blocks };
 constexpr int64_t kLargestTiny = 4;   // orders from 2 to this use the closed form
 constexpr int64_t kLeaf = 64;         // the largest order inverted by rows: its rows fill 4 vectors of 16
 constexpr int64_t kLarge = 768;       // from this order on, kLargeBlock pivots are eliminated at once
-constexpr int64_t kLargeBlock = 256;  // these blocks are inverted by blocks of kLeaf
+constexpr int64_t kLargeBlock = 128;  // these blocks are inverted by blocks of kLeaf
+constexpr int64_t kTurned = 256;      // from this order on, gradients begin with G^T
 constexpr int64_t kPivotPanel = 32;   // the number of columns in which rows are exchanged at a time
 
 struct Plan {

@@ -97,7 +97,7 @@ FASTPARAM_INLINE void multiply(const T* A, int64_t a_stride, const T* B, int64_t
     const int64_t here = std::min<int64_t>(kStrip, columns - j);
     for (int64_t d = 0; d < depth; d += kPanel) {
       const int64_t part = std::min(kPanel, depth - d);
-      copy_strip(B + d * b_stride + j, b_stride, part, here, panel);
+      copy_strip<T, Bytes / sizeof(T)>(B + d * b_stride + j, b_stride, part, here, panel);
       const Product<T, Bytes> product{
           A + (Transposed ? d * a_stride : d), a_stride, panel, kStrip, O + j, o_stride, part, add || d > 0};
       for (int64_t i = 0; i < rows; i += kBlock)

@@ -32,10 +32,20 @@ struct Square {
 
 inline int64_t strips_of(int64_t width) { return (width + kStrip - 1) / kStrip; }
 
-template <class T>
+// Copies columns that fill whole vectors; their rows in `to` are kStrip apart. The compiler would call memcpy
+// for every row.
+template <class T, int W>
 FASTPARAM_INLINE void copy_strip(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) to[i * kStrip + j] = from[i * stride + j];
+  using V = Vec<T, W>;
+  constexpr int C = kStrip / W;
+  if (columns == kStrip) {
+    for (int64_t i = 0; i < rows; ++i)
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) store(to + i * kStrip + c * W, load<V>(from + i * stride + c * W));
+  } else {
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; j += W) store(to + i * kStrip + j, load<V>(from + i * stride + j));
+  }
 }
 
 }  // namespace fastparam::cpu
