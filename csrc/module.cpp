@@ -11,6 +11,11 @@ namespace fastparam {
 
 std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const std::optional<Tensor>& signs, double far,
                                            bool single);
+std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q,
+                                                           const std::optional<Tensor>& signs, double alpha,
+                                                           bool lower, double far, bool single,
+                                                           double allowed,
+                                                           const std::optional<Tensor>& probes);
 
 }  // namespace fastparam
 
@@ -105,6 +110,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("X"));
   m.def("eliminate", torch::wrap_pybind_function_no_gil(&eliminate), py::arg("Q"), py::arg("signs"),
         py::arg("far"), py::arg("single"));
+  m.def("inverse_of_square", torch::wrap_pybind_function_no_gil(&inverse_of_square), py::arg("Q"),
+        py::arg("signs"), py::arg("alpha"), py::arg("lower"), py::arg("far"), py::arg("single"),
+        py::arg("allowed"), py::arg("probes"));
   m.def("compiler", &compiler);
   m.def("supported_levels", &supported_levels,
         "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, lowest first.");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,8 +13,7 @@ from . import _C
 from ._arguments import has_no_data, in_memory
 from ._orthogonality import checked_orthogonal, double_of, tolerance
 
-_LARGE = 256  # order from which double precision costs more than to try without
-_PROBES = 16  # vectors that tell the loss of large matrices in less time than the way back
+_LARGE = 96  # order from which an estimate of the loss costs less than the way back
 # What a matrix may lose on the way there and back before other signs are tried.
 _LOSS = {torch.float32: 5e-6, torch.complex64: 5e-6, torch.float64: 5e-13, torch.complex128: 5e-13}
 _LOST = 0.2  # a loss that no rounding explains, not even to bfloat16: X has no digits in its dtype
@@ -118,29 +118,29 @@ def _inverse_and_loss(
     are not those that were given. If they are free, the kernel chooses greedy ones where it finds no inverse
     within reach.
 
-    Double precision, and of the greedy signs the precision of the dtype for large matrices, if they lose
-    little. Where an estimate tells that a large matrix loses little, the way back is saved.
+    The precision of the dtype, and double precision if that loses too much. Where an estimate tells that a
+    large matrix loses little, the way back is saved.
     """
     n, k = Q.shape[-2:]
-    allowed, large, top = _allowed(Q.dtype), k >= _LARGE, Q[..., :k, :]
+    allowed, top = _allowed(Q.dtype), Q[..., :k, :]
     single, double = torch.promote_types(Q.dtype, torch.float32), double_of(Q)
     changed = signs is None
-    for work in (single, double) if large and single != double else (double,):
-        if _has_kernel(Q):
-            far = _FAR.get(Q.dtype, 100) if free else math.inf
-            A, D, changed = _C.eliminate(top, signs, far, work == single)
-            work = work if changed else double
+    for work in (single, double) if single != double else (double,):
+        far = _FAR.get(Q.dtype, 100) if free else math.inf
+        if n == k and _has_kernel(Q):
+            probes = _probes(n) if n >= _LARGE else None
+            X, loss, D, changed = _C.inverse_of_square(
+                Q, signs, alpha, lower, far, work == single, allowed, probes
+            )
         else:
-            D = greedy_signs(Q) if signs is None else torch.where(signs.real < 0, -1.0, 1.0)
-            A = _cayley(top, D, work)
-        X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
-        if n == k and large and _has_kernel(Q):
-            QD = Q * D.unsqueeze(-2).to(Q.dtype)
-            loss = _estimated_loss(QD.double(), alpha * _C.skew(X, lower).double())
-            if (loss <= allowed).all():
-                break
-        loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
-        if work == double or ((loss <= allowed) | ~(loss <= 0.1)).all():
+            if _has_kernel(Q):
+                A, D, changed = _C.eliminate(top, signs, far, work == single)
+            else:
+                D = greedy_signs(Q) if signs is None else torch.where(signs.real < 0, -1.0, 1.0)
+                A = _cayley(top, D, work)
+            X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
+            loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
+        if work == double or (loss <= allowed).all():
             break
     return X, loss, D, changed
 
@@ -166,21 +166,11 @@ def _triangle(A: Tensor, lower: bool) -> Tensor:
     return T.tril() if lower else T.triu()
 
 
-def _estimated_loss(Q: Tensor, A: Tensor) -> Tensor:
-    """Returns an estimate of max |cayley(A) - Q| in O(n^2) operations.
-
-    The inverse of I + A is (I + Q) / 2 up to that loss, and corrects its own product with a vector. What this
-    correction leaves is at most the square of R, which is large where Q has an eigenvalue near -1. The
-    products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is likely
-    to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of them,
-    and hide a matrix in which two such columns have been replaced by their mean.
-    """
-    n = Q.shape[-1]
-    V = torch.randn(n, _PROBES, generator=torch.Generator().manual_seed(0), device="cpu").to(Q)
-    Z = (V + Q @ V) / 2  # (I + A)^-1 V, nearly
-    R = V - Z - A @ Z
-    square = R.square().mean(-1).sum(-1)
-    return (R + Q @ R).square().mean(-1).amax(-1).div(n).sqrt() * 5 + square
+@cache
+def _probes(n: int) -> Tensor:
+    """Returns the vectors for the estimated loss: n normal numbers each, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, 16, generator=generator, device="cpu", dtype=torch.float64)
 
 
 def _allowed(dtype: torch.dtype) -> float:

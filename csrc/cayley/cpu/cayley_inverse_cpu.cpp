@@ -2,11 +2,12 @@
 // inverses in Python call it with numbers in hand.
 #include "../cayley.h"
 
-#include <ATen/EmptyTensor.h>
+#include <ATen/ATen.h>
 
 #include <atomic>
 #include <tuple>
 
+#include "../../ops.h"
 #include "instances.h"
 
 namespace fastparam {
@@ -14,34 +15,59 @@ namespace {
 
 using namespace fastparam::cpu;
 
-// Sizes of A up to which an elimination in double precision without exchanges of rows loses less than
-// float32 rounds, and from which Q D counts as a matrix with the eigenvalue -1.
-constexpr double kWithoutExchanges = 1e3, kHopeless = 1e6;
+// Sizes of A up to which an elimination in float32 loses less than an assignment may, up to which one in
+// double precision without exchanges of rows loses less than float32 rounds, and from which Q D counts as a
+// matrix with the eigenvalue -1.
+constexpr double kInSingle = 32, kWithoutExchanges = 1e3, kHopeless = 1e6;
 
-// The size of the largest entry of a matrix, or infinity if one is not finite.
+// The bits of the size of the largest entry of a matrix, which are in the order of sizes.
+template <class T>
+struct LargestBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE BitsOf<T> run(const T* A, int64_t n, int64_t stride) {
+    BitsOf<T> largest = 0;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        BitsOf<T> bits;
+        std::memcpy(&bits, A + i * stride + j, sizeof(T));
+        largest = std::max<BitsOf<T>>(largest, bits & (~BitsOf<T>(0) >> 1));
+      }
+    return largest;
+  }
+};
+
+// The size of the largest entry, or infinity if one is not finite.
 template <class T>
 double largest_of(const T* A, int64_t n, int64_t stride) {
-  T largest = 0;
-  bool finite = true;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j) {
-      const T size = std::abs(A[i * stride + j]);
-      largest = std::max(largest, size);
-      finite &= size <= std::numeric_limits<T>::max();
-    }
-  return finite ? static_cast<double>(largest) : std::numeric_limits<double>::infinity();
+  const T largest = bit_cast<T>(run_simd<LargestBody<T>>(A, n, stride));
+  return std::isfinite(largest) ? static_cast<double>(largest) : std::numeric_limits<double>::infinity();
 }
 
-// The matrices are contiguous.
-template <class In>
+// A = 2 D S - I.
+template <class T>
+struct MapBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Square<T>* S, const double* D, double* A, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      const T *const s = S->row(i), scale = static_cast<T>(2 * D[i]);
+      for (int64_t j = 0; j < n; ++j) A[i * n + j] = scale * s[j];
+      A[i * n + i] -= 1;
+    }
+  }
+};
+
+// The matrices are contiguous. The result is S = (Q + D)^-1 or, if nothing serves, unspecified: the Cayley
+// map of Q D is A = 2 D S - I. Calls each(S, D).
+template <class In, class Each>
 struct Elimination {
   const In *Q, *given;
-  double *A, *D;
+  double* D;
   int64_t n;
   void* scratch;
+  const Each& each;
 
-  // A = 2 D (Q + D)^-1 - I, computed in T, unless an entry of A + I is beyond the limit. A sign that is 0 is
-  // chosen. Returns the size of the largest entry of A + I.
+  // Computes S in T. A sign that is 0 is chosen. Returns the size of the largest entry of A + I, and does no
+  // more if it is beyond the limit.
   template <class T>
   double run(double limit) const {
     const Padded<T> padded(n, vector_bytes() / sizeof(T));
@@ -53,31 +79,39 @@ struct Elimination {
     invert(S, signs + S.rows, Prefetch(), signs);
     std::copy_n(signs, n, D);
     const double largest = 2 * largest_of(S.S, n, S.stride);
-    if (largest > limit) return largest;
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t j = 0; j < n; ++j) A[i * n + j] = 2 * D[i] * S.row(i)[j];
-      A[i * n + i] -= 1;
-    }
+    if (largest <= limit) each(S, D);
     return largest;
   }
-  void exchange() const {
+  // The same in double precision with exchanges of rows.
+  double exchange(double limit) const {
     double* const QD = static_cast<double*>(scratch);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < n; ++j) QD[i * n + j] = Q[i * n + j] * D[j];
+    const Scratch memory(n * n * sizeof(double));
+    double* const A = memory.get<double>();
     uint8_t singular = 0;
     solve_batch(CayleyCall<double>{QD, A, nullptr, n, 1, 1.0, Layout::whole, &singular});
     if (singular) A[0] = std::numeric_limits<double>::infinity();
+    const double largest = largest_of(A, n, n);
+    if (largest > limit) return largest;
+    for (int64_t i = 0; i < n; ++i) {
+      A[i * n + i] += 1;
+      for (int64_t j = 0; j < n; ++j) A[i * n + j] *= D[i] / 2;
+    }
+    each(Square<double>{A, n, n, n}, D);
+    return largest;
   }
   // Returns whether the given signs serve.
-  bool keep(double far) const {
+  bool keep(double far, bool single) const {
     std::transform(given, given + n, D, [](In s) { return s < 0 ? -1.0 : 1.0; });
     if (std::is_same_v<In, float>) {
-      const double hopeless = std::max(kHopeless, 100 * far), largest = run<double>(hopeless);
+      const double small = std::min(kInSingle, far), hopeless = std::max(kHopeless, 100 * far);
+      if (single && run<In>(small) <= small) return true;
+      const double largest = run<double>(std::min(kWithoutExchanges, far));
       if (largest <= kWithoutExchanges) return largest <= far;
       if (largest > hopeless) return false;
     }
-    exchange();
-    return largest_of(A, n, n) <= far;
+    return exchange(far) <= far;
   }
   void choose(bool single) const {
     std::fill_n(D, n, 0.0);
@@ -86,6 +120,39 @@ struct Elimination {
   }
 };
 
+// Calls each(m, S, D) in parallel for all matrices of Q. Returns the signs, and whether they are not the
+// given ones.
+template <class In, class Each>
+std::tuple<Tensor, bool> eliminate_each(const Tensor& Q, const Signs& signs, double far, bool single,
+                                        const Each& each) {
+  const int64_t n = Q.size(-1), batch = Q.numel() / (n * n);
+  const Tensor given = dense(signs, Q);
+  const Tensor D = at::detail::empty_cpu(Q.sizes().slice(0, Q.dim() - 1), Q.options().dtype(at::kDouble));
+  const In *const q = Q.const_data_ptr<In>(), *const g = signs ? given.const_data_ptr<In>() : nullptr;
+  double* const d = D.mutable_data_ptr<double>();
+  std::atomic<bool> changed{false};
+  const int64_t bytes = ((n + 5) * largest_stride(n + 4) + block_scratch(n + 4)) * sizeof(double);
+  over_batch(batch, n, bytes, [&](int64_t begin, int64_t end, void* scratch) {
+    const FlushDenormals flush;
+    for (int64_t m = begin; m < end; ++m) {
+      const auto each_of = [&](const auto& S, const double* used) { each(m, S, used); };
+      const Elimination<In, decltype(each_of)> one{q + m * n * n, g + m * n, d + m * n, n, scratch, each_of};
+      if (signs && one.keep(far, single)) continue;
+      changed = true;
+      one.choose(single);
+    }
+  });
+  return {D, changed.load()};
+}
+
+// Calls f(In()) for the type in which matrices are given to an elimination.
+template <class F>
+auto with_type_of(const Tensor& Q, const F& f) {
+  return Q.scalar_type() == at::kDouble ? f(double{}) : f(float{});
+}
+
+Tensor wide(const Tensor& Q) { return Q.to(at::toOpMathType(Q.scalar_type())).contiguous(); }
+
 }  // namespace
 
 // Returns the Cayley maps A of real matrices Q D, which need not be skew, in double precision, the signs D,
@@ -93,37 +160,132 @@ struct Elimination {
 // chosen by which every pivot of Q + D has size 1 and more if Q is orthogonal. The elimination is well
 // conditioned then, and `single` computes it in float32 for a Q in float32.
 std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const Signs& signs, double far, bool single) {
-  const int64_t n = Q.size(-1), batch = Q.numel() / (n * n);
-  const Tensor q = Q.to(at::toOpMathType(Q.scalar_type())).contiguous(), given = dense(signs, Q);
-  const Tensor A = at::detail::empty_cpu(q.sizes(), q.options().dtype(at::kDouble));
-  const Tensor D = A.new_empty(q.sizes().slice(0, q.dim() - 1));
-  std::atomic<bool> changed{false};
-  const auto run = [&](auto zero) {
-    using In = decltype(zero);
-    const Elimination<In> all{q.const_data_ptr<In>(),
-                              signs ? given.const_data_ptr<In>() : nullptr,
-                              A.mutable_data_ptr<double>(),
-                              D.mutable_data_ptr<double>(),
-                              n,
-                              nullptr};
-    const int64_t bytes = ((n + 5) * largest_stride(n + 4) + block_scratch(n + 4)) * sizeof(double);
-    over_batch(batch, n, bytes, [&](int64_t begin, int64_t end, void* scratch) {
-      const FlushDenormals flush;
-      for (int64_t m = begin; m < end; ++m) {
-        const Elimination<In> one{all.Q + m * n * n,
-                                  signs ? all.given + m * n : nullptr,
-                                  all.A + m * n * n,
-                                  all.D + m * n,
-                                  n,
-                                  scratch};
-        if (signs && one.keep(far)) continue;
-        changed = true;
-        one.choose(single);
-      }
-    });
+  const Tensor q = wide(Q), A = at::detail::empty_cpu(q.sizes(), q.options().dtype(at::kDouble));
+  const int64_t n = Q.size(-1);
+  double* const out = A.mutable_data_ptr<double>();
+  const std::tuple<Tensor, bool> used = with_type_of(q, [&](auto zero) {
+    return eliminate_each<decltype(zero)>(
+        q, signs, far, single, [&](int64_t m, const auto& S, const double* D) {
+          run_simd<MapBody<std::decay_t<decltype(*S.S)>>>(&S, D, out + m * n * n, n);
+        });
+  });
+  return {A, std::get<0>(used), std::get<1>(used)};
+}
+
+namespace {
+
+constexpr int64_t kProbes = 16;
+
+// X with that map: the triangle of (D S - (D S)^T) / alpha. The rest is 0.
+template <class T, class In>
+struct ParameterBody {
+  static constexpr int64_t kBlock = 16;
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const Square<T>* S, const double* D, In* X, int64_t n, double scale,
+                                   bool lower) {
+    std::fill_n(X, n * n, In(0));
+    for (int64_t r = 0; r < n; r += kBlock)
+      for (int64_t c = r; c < n; c += kBlock)
+        for (int64_t i = r; i < std::min(r + kBlock, n); ++i)
+          for (int64_t j = std::max(c, i + 1); j < std::min(c + kBlock, n); ++j) {
+            const In x = static_cast<In>(scale * (D[i] * S->row(i)[j] - D[j] * S->row(j)[i]));
+            if (lower) X[j * n + i] = -x;
+            else X[i * n + j] = x;
+          }
+  }
+};
+
+// O = M V in double precision, for V with kProbes columns. M is converted kRows rows at a time, into `rows`.
+template <class In>
+struct ProbeBody {
+  static constexpr int64_t kRows = 24;
+  template <int Bytes>
+  static FASTPARAM_INLINE void run(const In* M, const double* V, double* O, int64_t n, double* rows) {
+    for (int64_t i = 0; i < n; i += kRows) {
+      const int64_t here = std::min(kRows, n - i);
+      for (int64_t l = 0; l < here * n; ++l) rows[l] = M[i * n + l];
+      const Product<double, Bytes> product{rows, n, V, kProbes, O + i * kProbes, kProbes, n, false};
+      product.template run<false>(0, here, 0, kProbes);
+    }
+  }
+};
+
+// An estimate of max |cayley(alpha A) D - Q| for one matrix in O(n^2) operations, with kProbes columns V of
+// normal numbers.
+//
+// The inverse of I + alpha A is (I + Q D) / 2 up to that loss, and corrects its own product with a vector.
+// What this correction leaves is at most the square of R, which is large where Q D has an eigenvalue near -1.
+// The products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is
+// likely to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of
+// them, and hide a matrix in which two such columns have been replaced by their mean.
+template <class In>
+double estimated_loss(const In* Q, const double* D, const In* A, double alpha, const double* V, int64_t n) {
+  const int64_t size = n * kProbes;
+  const Scratch scratch((3 * size + ProbeBody<In>::kRows * n) * sizeof(double));
+  double *const R = scratch.get<double>(), *const Z = R + size, *const other = Z + size;
+  const auto times = [&](const In* M, const double* in) {  // `other` = M in
+    run_simd<ProbeBody<In>>(M, in, other, n, other + size);
   };
-  q.scalar_type() == at::kDouble ? run(double{}) : run(float{});
-  return {A, D, changed.load()};
+  for (int64_t l = 0; l < size; ++l) R[l] = D[l / kProbes] * V[l];
+  times(Q, R);
+  for (int64_t l = 0; l < size; ++l) Z[l] = (V[l] + other[l]) / 2;  // (I + alpha A)^-1 V, nearly
+  times(A, Z);
+  double squares = 0, largest = 0;
+  for (int64_t l = 0; l < size; ++l) {
+    R[l] = V[l] - Z[l] - alpha * other[l];
+    squares += R[l] * R[l];
+    Z[l] = D[l / kProbes] * R[l];
+  }
+  times(Q, Z);
+  for (int64_t i = 0; i < n; ++i) {
+    double row = 0;
+    for (int64_t l = i * kProbes; l < (i + 1) * kProbes; ++l) row += (R[l] + other[l]) * (R[l] + other[l]);
+    largest = row <= largest ? largest : row;  // NaN too
+  }
+  return 5 * std::sqrt(largest / (kProbes * n)) + squares / kProbes;
+}
+
+}  // namespace
+
+// Returns X, in the dtype of Q, whose map is Q up to rounding, and the largest difference for each matrix;
+// then the signs and whether they have changed, as from `eliminate`. With probes, which are normal numbers,
+// the differences are estimated, and are computed only if an estimate is larger than allowed.
+std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs, double alpha,
+                                                           bool lower, double far, bool single,
+                                                           double allowed,
+                                                           const std::optional<Tensor>& probes) {
+  const at::AutoDispatchBelowAutograd below_autograd;
+  const int64_t n = Q.size(-1);
+  const Tensor q = wide(Q);
+  Tensor X = at::empty_like(q);
+  return with_type_of(q, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor, bool> {
+    using In = decltype(zero);
+    In* const x = X.mutable_data_ptr<In>();
+    constexpr double kLargest = std::numeric_limits<double>::max();
+    const double scale = std::clamp(1 / alpha, -kLargest, kLargest);  // not NaN for 0 / alpha
+    const std::tuple<Tensor, bool> used =
+        eliminate_each<In>(q, signs, far, single, [&](int64_t m, const auto& S, const double* D) {
+          run_simd<ParameterBody<std::decay_t<decltype(*S.S)>, In>>(&S, D, x + m * n * n, n, scale, lower);
+        });
+    X = X.to(Q.scalar_type());
+    const Tensor D = std::get<0>(used);
+    const bool changed = std::get<1>(used);
+    const Tensor loss = at::empty(D.sizes().slice(0, D.dim() - 1), D.options());
+    double* const losses = loss.mutable_data_ptr<double>();
+    if (probes) {
+      const Tensor A = Skew::call(X.to(q.scalar_type()), lower);
+      for (int64_t m = 0; m < loss.numel(); ++m)
+        losses[m] =
+            estimated_loss(q.const_data_ptr<In>() + m * n * n, D.const_data_ptr<double>() + m * n,
+                           A.const_data_ptr<In>() + m * n * n, alpha, probes->const_data_ptr<double>(), n);
+      if (std::all_of(losses, losses + loss.numel(), [&](double l) { return l <= allowed; }))
+        return {X, loss, D, changed};
+    }
+    const Tensor back = SkewCayley::call(X, alpha, lower, D).to(q.scalar_type()).sub_(q);
+    for (int64_t m = 0; m < loss.numel(); ++m)
+      losses[m] = largest_of(back.const_data_ptr<In>() + m * n * n, n, n);
+    return {X, loss, D, changed};
+  });
 }
 
 }  // namespace fastparam
