@@ -1,5 +1,6 @@
 // The Python module _C. Loading it registers the ops; its functions are the direct entries, one per public
 // op, and facts about the build.
+#include <ATen/ATen.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -16,6 +17,17 @@ std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q,
                                                            bool lower, double far, bool single,
                                                            double allowed,
                                                            const std::optional<Tensor>& probes);
+
+// Returns the n x n factor Q of the QR decomposition of a tall matrix in which the diagonal of R has no
+// negative entries, contiguous and of this type.
+Tensor orthogonal_factor(const Tensor& X, at::ScalarType type) {
+  auto [Q, R] = at::linalg_qr(X, "complete");
+  const Tensor pivots = R.diagonal(0, -2, -1);
+  const Tensor signs =
+      X.is_complex() ? at::where(pivots == 0, 1, pivots.sgn()) : at::ones_like(pivots).copysign_(pivots);
+  Q.narrow_symint(-1, 0, R.sym_size(-1)).mul_(signs.unsqueeze(-2));
+  return Q.to(type).contiguous();
+}
 
 }  // namespace fastparam
 
@@ -113,6 +125,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("inverse_of_square", torch::wrap_pybind_function_no_gil(&inverse_of_square), py::arg("Q"),
         py::arg("signs"), py::arg("alpha"), py::arg("lower"), py::arg("far"), py::arg("single"),
         py::arg("allowed"), py::arg("probes"));
+  m.def("orthogonal_factor", torch::wrap_pybind_function_no_gil(&orthogonal_factor), py::arg("X"),
+        py::arg("type"));
   m.def("compiler", &compiler);
   m.def("supported_levels", &supported_levels,
         "The instruction levels that this CPU can run, in the words of ATEN_CPU_CAPABILITY, lowest first.");

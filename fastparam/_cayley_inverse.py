@@ -122,7 +122,7 @@ def _inverse_and_loss(
     large matrix loses little, the way back is saved.
     """
     n, k = Q.shape[-2:]
-    allowed, top = _allowed(Q.dtype), Q[..., :k, :]
+    allowed = _allowed(Q.dtype)
     single, double = torch.promote_types(Q.dtype, torch.float32), double_of(Q)
     changed = signs is None
     for work in (single, double) if single != double else (double,):
@@ -133,6 +133,7 @@ def _inverse_and_loss(
                 Q, signs, alpha, lower, far, work == single, allowed, probes
             )
         else:
+            top = Q[..., :k, :]
             if _has_kernel(Q):
                 A, D, changed = _C.eliminate(top, signs, far, work == single)
             else:
@@ -140,7 +141,7 @@ def _inverse_and_loss(
                 A = _cayley(top, D, work)
             X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
             loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
-        if work == double or (loss <= allowed).all():
+        if work == double or float(loss.amax()) <= allowed:
             break
     return X, loss, D, changed
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
+from .. import _C
 from .._arguments import check_flag, check_matrices, has_no_data, ordinary
 from .._cayley import trivialized_cayley
 from .._cayley_module import SkewCayley
@@ -166,8 +167,8 @@ class _Orthogonal(nn.Module):
         _check_shape(Q, self.shape)
         Q = Q.detach()
         wide, no_data = Q.shape[-2] < Q.shape[-1], has_no_data(Q)
-        if self.use_trivialization and self.base is not None:
-            base = self.base
+        base = self._buffers.get("base")
+        if base is not None:
             for of, theirs, ours in (("of dtype", Q.dtype, base.dtype), ("on", Q.device, base.device)):
                 if theirs != ours:
                     raise ValueError(
@@ -198,15 +199,8 @@ class _Orthogonal(nn.Module):
         if 0.9 * n < low * low <= high * high < 1.1 * n and _is_orthogonal(Q):
             base = Q.clone(memory_format=torch.contiguous_format)
         else:
-            base, R = torch.linalg.qr(tall, mode="complete")
-            pivots = R.diagonal(0, -2, -1)
-            if R.is_complex():
-                signs = torch.where(pivots == 0, 1, pivots.sgn())
-            else:
-                signs = pivots.new_ones(()).copysign(pivots)
-            base.narrow(-1, 0, R.shape[-1]).mul_(signs.unsqueeze(-2))
-            base = base.to(Q.dtype).contiguous()
-        self._buffers["base"] = ordinary(base)  # torch looks for the name for 5 us otherwise
+            base = _C.orthogonal_factor(tall, Q.dtype)
+        self._buffers["base"] = ordinary(base)
         X = torch.zeros_like(Q, memory_format=torch.contiguous_format)
         X.diagonal(0, -2, -1).fill_(-1)
         return X
@@ -336,7 +330,7 @@ def orthogonal(
     raw = chosen == "cayley" and not use_trivialization
     made = _FromRaw() if raw else _Orthogonal(chosen, use_trivialization)
     parametrize.register_parametrization(module, name, made, unsafe=True)
-    made.shape = weight.shape
+    vars(made)["shape"] = weight.shape  # without torch's search for a parameter of this name
     if use_trivialization and made._buffers["base"] is None:  # torch calls no inverse of a second map
         n = max(weight.shape[-2:])
         identity = torch.eye(n, dtype=weight.dtype, device=weight.device)

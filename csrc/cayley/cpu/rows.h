@@ -74,10 +74,11 @@ struct Rows {
   int rows, stride;
   Prefetch next;
 
-  // One step on the columns j, ..., j + C * W - 1. With `ahead`, the next pivots are inverted as soon as
-  // they are ready.
-  template <int C>
-  FASTPARAM_INLINE void tile(const PivotInverse<T>& pivots, int k, int j, PivotInverse<T>* ahead) const {
+  // One step on the columns j, ..., j + C * W - 1. With `ahead`, the next pivots, of these signs, are
+  // inverted as soon as they are ready.
+  template <int C, class... Signs>
+  FASTPARAM_INLINE void tile(const PivotInverse<T>& pivots, int k, int j, PivotInverse<T>* ahead,
+                             Signs... signs) const {
     V p[kPivots][C];
     Mask keep[C];  // all columns except those of the pivots, which count as columns of I
 #pragma GCC unroll 16
@@ -114,7 +115,7 @@ struct Rows {
     int i = k + kPivots;
     if (ahead && i < rows) {
       for (; i < k + 2 * kPivots; ++i) row(i);
-      ahead->set(S + (k + kPivots) * stride + k + kPivots, stride);
+      ahead->set(S + (k + kPivots) * stride + k + kPivots, stride, signs...);
     }
     for (; i < rows; ++i) row(i);
     for (i = 0; i < k; ++i) row(i);
@@ -126,20 +127,19 @@ struct Rows {
   }
 
   // All columns form one tile of C vectors.
-  template <int C>
-  FASTPARAM_INLINE void invert_narrow() {
+  template <int C, class... Signs>
+  FASTPARAM_INLINE void invert_narrow(Signs... signs) {
     PivotInverse<T> now, ahead;
-    ahead.set(S, stride);
+    ahead.set(S, stride, signs...);
     for (int k = 0; k < rows; k += kPivots) {
       now = ahead;
       next.tick();
-      tile<C>(now, k, 0, &ahead);
-      set_diagonal(now, k);
+      tile<C>(now, k, 0, &ahead, signs + (k + kPivots)...);
+      if (sizeof...(signs) == 0) set_diagonal(now, k);
     }
   }
 
   // Goes by tiles. The tile that contains the columns of the pivots is last, because the others need them.
-  // With signs, S becomes (diag(signs) + S)^-1.
   template <class... Signs>
   FASTPARAM_INLINE void invert_wide(int width, Signs... signs) {
     PivotInverse<T> pivots;
@@ -160,14 +160,15 @@ struct Rows {
     }
   }
 
-  FASTPARAM_INLINE void invert(int width, T* signs) { invert_wide(width, signs); }
-  FASTPARAM_INLINE void invert(int width) {
-    if (width > kTile * W) return invert_wide(width);
+  // With signs, S becomes (diag(signs) + S)^-1.
+  template <class... Signs>
+  FASTPARAM_INLINE void invert(int width, Signs... signs) {
+    if (width > kTile * W) return invert_wide(width, signs...);
     switch (width / W) {
-      case 1: return invert_narrow<1>();
-      case 2: return invert_narrow<2>();
-      case 3: return invert_narrow<kTile == 2 ? 2 : 3>();
-      default: return invert_narrow<kTile>();
+      case 1: return invert_narrow<1>(signs...);
+      case 2: return invert_narrow<2>(signs...);
+      case 3: return invert_narrow<kTile == 2 ? 2 : 3>(signs...);
+      default: return invert_narrow<kTile>(signs...);
     }
   }
 };
