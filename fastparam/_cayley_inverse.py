@@ -75,7 +75,7 @@ def inverse_with_signs(
         if checked:
             Q = checked_orthogonal(op, Q).to(dtype)
         X, loss, D, changed = _inverse_and_loss(Q, alpha, lower, given, signs is not None)
-        most, size = float(loss.amax()), float(X.abs().amax())
+        most, size = _largest(loss), _largest(X.abs())
         if most <= proof:
             break
     if most <= allowed and size <= far:
@@ -141,7 +141,7 @@ def _inverse_and_loss(
                 A = _cayley(top, D, work)
             X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
             loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
-        if work == double or float(loss.amax()) <= allowed:
+        if work == double or _largest(loss) <= allowed:
             break
     return X, loss, D, changed
 
@@ -172,6 +172,10 @@ def _probes(n: int) -> Tensor:
     """Returns the vectors for the estimated loss: n normal numbers each, always the same ones."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(n, 16, generator=generator, device="cpu", dtype=torch.float64)
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.amax() if x.dim() else x)
 
 
 def _allowed(dtype: torch.dtype) -> float:

@@ -95,7 +95,7 @@ def test_the_kernel_chooses_the_signs_of_a_qr_decomposition(n, dtype):
     assert changed and torch.equal(E[1], D[1]) and torch.equal(B[1], A[1])
 
 
-@pytest.mark.parametrize("n", [40, 300])
+@pytest.mark.parametrize("n", [40, 100, 300])
 @pytest.mark.parametrize("signs", [True, False])
 def test_what_is_not_orthogonal_is_refused_although_its_norm_is(n, signs):
     """One entry of the matrix is wrong, or two columns are parallel."""
@@ -179,7 +179,7 @@ def test_unitary_matrices_come_back():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("n", [8, 192, 256, 300])
+@pytest.mark.parametrize("n", [8, 100, 192, 256, 300])
 def test_without_signs_an_eigenvalue_of_minus_1_is_refused_at_every_order(n, dtype):
     u = haar(n, 2)
     for Q in (haar(n, n, det=-1), torch.eye(n, dtype=F64) - 2 * u @ u.mT):  # the second turns a plane by pi

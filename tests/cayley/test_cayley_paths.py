@@ -9,9 +9,9 @@ from fastparam import _reference as reference
 
 F32 = torch.float32
 # Both sides of every crossover: closed form (4), lanes (12, 16, 20, 28), whole vectors, one leaf (64),
-# blocks, and threads that share a matrix (192).
+# blocks, threads that share a matrix (192), gradients that begin with G^T (256), and blocks of blocks (768).
 SIZES = (1, 2, 3, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 28, 29, 31, 32, 33, 48, 49, 64, 65, 68)
-SIZES += (96, 100, 128, 129, 191, 192, 200, 256, 300, 600)
+SIZES += (96, 100, 128, 129, 191, 192, 200, 256, 300, 600, 790)
 every_precision = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
 
 

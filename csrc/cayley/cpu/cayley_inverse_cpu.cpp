@@ -56,8 +56,8 @@ struct MapBody {
   }
 };
 
-// The matrices are contiguous. The result is S = (Q + D)^-1 or, if nothing serves, unspecified: the Cayley
-// map of Q D is A = 2 D S - I. Calls each(S, D).
+// Computes S = (Q + D)^-1, from which the Cayley map of Q D is A = 2 D S - I, and calls each(S, D). The
+// matrices are contiguous.
 template <class In, class Each>
 struct Elimination {
   const In *Q, *given;
@@ -136,7 +136,8 @@ std::tuple<Tensor, bool> eliminate_each(const Tensor& Q, const Signs& signs, dou
     const FlushDenormals flush;
     for (int64_t m = begin; m < end; ++m) {
       const auto each_of = [&](const auto& S, const double* used) { each(m, S, used); };
-      const Elimination<In, decltype(each_of)> one{q + m * n * n, g + m * n, d + m * n, n, scratch, each_of};
+      const Elimination<In, decltype(each_of)> one{
+          q + m * n * n, signs ? g + m * n : nullptr, d + m * n, n, scratch, each_of};
       if (signs && one.keep(far, single)) continue;
       changed = true;
       one.choose(single);
@@ -151,7 +152,7 @@ auto with_type_of(const Tensor& Q, const F& f) {
   return Q.scalar_type() == at::kDouble ? f(double{}) : f(float{});
 }
 
-Tensor wide(const Tensor& Q) { return Q.to(at::toOpMathType(Q.scalar_type())).contiguous(); }
+Tensor widened(const Tensor& Q) { return Q.to(at::toOpMathType(Q.scalar_type())).contiguous(); }
 
 }  // namespace
 
@@ -160,7 +161,7 @@ Tensor wide(const Tensor& Q) { return Q.to(at::toOpMathType(Q.scalar_type())).co
 // chosen by which every pivot of Q + D has size 1 and more if Q is orthogonal. The elimination is well
 // conditioned then, and `single` computes it in float32 for a Q in float32.
 std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const Signs& signs, double far, bool single) {
-  const Tensor q = wide(Q), A = at::detail::empty_cpu(q.sizes(), q.options().dtype(at::kDouble));
+  const Tensor q = widened(Q), A = at::detail::empty_cpu(q.sizes(), q.options().dtype(at::kDouble));
   const int64_t n = Q.size(-1);
   double* const out = A.mutable_data_ptr<double>();
   const std::tuple<Tensor, bool> used = with_type_of(q, [&](auto zero) {
@@ -240,7 +241,7 @@ double estimated_loss(const In* Q, const double* D, const In* A, double alpha, c
   for (int64_t i = 0; i < n; ++i) {
     double row = 0;
     for (int64_t l = i * kProbes; l < (i + 1) * kProbes; ++l) row += (R[l] + other[l]) * (R[l] + other[l]);
-    largest = row <= largest ? largest : row;  // NaN too
+    largest = std::max(largest, row);
   }
   return 5 * std::sqrt(largest / (kProbes * n)) + squares / kProbes;
 }
@@ -256,7 +257,7 @@ std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, cons
                                                            const std::optional<Tensor>& probes) {
   const at::AutoDispatchBelowAutograd below_autograd;
   const int64_t n = Q.size(-1);
-  const Tensor q = wide(Q);
+  const Tensor q = widened(Q);
   Tensor X = at::empty_like(q);
   return with_type_of(q, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor, bool> {
     using In = decltype(zero);
