@@ -1,13 +1,11 @@
 // The elimination behind the inverse of the Cayley map, Q = Cayley(A) D with signs D. It is no op: the
 // inverses in Python call it with numbers in hand.
-#include "../cayley.h"
+#include "../inverse.h"
 
-#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 
 #include <atomic>
-#include <tuple>
 
-#include "../../ops.h"
 #include "instances.h"
 
 namespace fastparam {
@@ -156,10 +154,6 @@ Tensor widened(const Tensor& Q) { return Q.to(at::toOpMathType(Q.scalar_type()))
 
 }  // namespace
 
-// Returns the Cayley maps A of real matrices Q D, which need not be skew, in double precision, the signs D,
-// and whether they are not the given ones. Where an entry of A is beyond `far`, and without signs, those are
-// chosen by which every pivot of Q + D has size 1 and more if Q is orthogonal. The elimination is well
-// conditioned then, and `single` computes it in float32 for a Q in float32.
 std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const Signs& signs, double far, bool single) {
   const Tensor q = widened(Q), A = at::detail::empty_cpu(q.sizes(), q.options().dtype(at::kDouble));
   const int64_t n = Q.size(-1);
@@ -196,8 +190,9 @@ struct ParameterBody {
   }
 };
 
-// O = M V in double precision, for V with kProbes columns. M is converted kRows rows at a time, into `rows`.
-template <class In>
+// O = M V in double precision, or M^T V, for V with kProbes columns. M is converted kRows rows at a time,
+// into `rows`.
+template <class In, bool Transposed>
 struct ProbeBody {
   static constexpr int64_t kRows = 24;
   template <int Bytes>
@@ -205,39 +200,33 @@ struct ProbeBody {
     for (int64_t i = 0; i < n; i += kRows) {
       const int64_t here = std::min(kRows, n - i);
       for (int64_t l = 0; l < here * n; ++l) rows[l] = M[i * n + l];
-      const Product<double, Bytes> product{rows, n, V, kProbes, O + i * kProbes, kProbes, n, false};
-      product.template run<false>(0, here, 0, kProbes);
+      const double* const v = Transposed ? V + i * kProbes : V;
+      double* const o = Transposed ? O : O + i * kProbes;
+      const Product<double, Bytes> product{
+          rows, n, v, kProbes, o, kProbes, Transposed ? here : n, Transposed && i > 0};
+      product.template run<Transposed>(0, Transposed ? n : here, 0, kProbes);
     }
   }
 };
 
-// An estimate of max |cayley(alpha A) D - Q| for one matrix in O(n^2) operations, with kProbes columns V of
-// normal numbers.
-//
-// The inverse of I + alpha A is (I + Q D) / 2 up to that loss, and corrects its own product with a vector.
-// What this correction leaves is at most the square of R, which is large where Q D has an eigenvalue near -1.
-// The products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is
-// likely to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of
-// them, and hide a matrix in which two such columns have been replaced by their mean.
 template <class In>
-double estimated_loss(const In* Q, const double* D, const In* A, double alpha, const double* V, int64_t n) {
+double estimated_loss(const In* Q, const double* D, const In* X, double alpha, const double* V, int64_t n) {
   const int64_t size = n * kProbes;
-  const Scratch scratch((3 * size + ProbeBody<In>::kRows * n) * sizeof(double));
+  const Scratch scratch((3 * size + ProbeBody<In, false>::kRows * n) * sizeof(double));
   double *const R = scratch.get<double>(), *const Z = R + size, *const other = Z + size;
-  const auto times = [&](const In* M, const double* in) {  // `other` = M in
-    run_simd<ProbeBody<In>>(M, in, other, n, other + size);
-  };
   for (int64_t l = 0; l < size; ++l) R[l] = D[l / kProbes] * V[l];
-  times(Q, R);
+  run_simd<ProbeBody<In, false>>(Q, R, other, n, other + size);
   for (int64_t l = 0; l < size; ++l) Z[l] = (V[l] + other[l]) / 2;  // (I + alpha A)^-1 V, nearly
-  times(A, Z);
+  run_simd<ProbeBody<In, false>>(X, Z, other, n, other + size);     // A = X - X^T, as the rest of X is 0
+  for (int64_t l = 0; l < size; ++l) R[l] = V[l] - Z[l] - alpha * other[l];
+  run_simd<ProbeBody<In, true>>(X, Z, other, n, other + size);
   double squares = 0, largest = 0;
   for (int64_t l = 0; l < size; ++l) {
-    R[l] = V[l] - Z[l] - alpha * other[l];
+    R[l] += alpha * other[l];
     squares += R[l] * R[l];
     Z[l] = D[l / kProbes] * R[l];
   }
-  times(Q, Z);
+  run_simd<ProbeBody<In, false>>(Q, Z, other, n, other + size);
   for (int64_t i = 0; i < n; ++i) {
     double row = 0;
     for (int64_t l = i * kProbes; l < (i + 1) * kProbes; ++l) row += (R[l] + other[l]) * (R[l] + other[l]);
@@ -248,45 +237,33 @@ double estimated_loss(const In* Q, const double* D, const In* A, double alpha, c
 
 }  // namespace
 
-// Returns X, in the dtype of Q, whose map is Q up to rounding, and the largest difference for each matrix;
-// then the signs and whether they have changed, as from `eliminate`. With probes, which are normal numbers,
-// the differences are estimated, and are computed only if an estimate is larger than allowed.
-std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs, double alpha,
-                                                           bool lower, double far, bool single,
-                                                           double allowed,
-                                                           const std::optional<Tensor>& probes) {
-  const at::AutoDispatchBelowAutograd below_autograd;
+std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const Signs& signs, double far,
+                                                        bool single, double alpha, bool lower) {
   const int64_t n = Q.size(-1);
-  const Tensor q = widened(Q);
-  Tensor X = at::empty_like(q);
-  return with_type_of(q, [&](auto zero) -> std::tuple<Tensor, Tensor, Tensor, bool> {
+  const Tensor q = widened(Q), X = at::detail::empty_cpu(q.sizes(), q.options());
+  constexpr double kLargest = std::numeric_limits<double>::max();
+  const double scale = std::clamp(1 / alpha, -kLargest, kLargest);  // not NaN for 0 / alpha
+  const std::tuple<Tensor, bool> used = with_type_of(q, [&](auto zero) {
     using In = decltype(zero);
     In* const x = X.mutable_data_ptr<In>();
-    constexpr double kLargest = std::numeric_limits<double>::max();
-    const double scale = std::clamp(1 / alpha, -kLargest, kLargest);  // not NaN for 0 / alpha
-    const std::tuple<Tensor, bool> used =
-        eliminate_each<In>(q, signs, far, single, [&](int64_t m, const auto& S, const double* D) {
-          run_simd<ParameterBody<std::decay_t<decltype(*S.S)>, In>>(&S, D, x + m * n * n, n, scale, lower);
-        });
-    X = X.to(Q.scalar_type());
-    const Tensor D = std::get<0>(used);
-    const bool changed = std::get<1>(used);
-    const Tensor loss = at::empty(D.sizes().slice(0, D.dim() - 1), D.options());
-    double* const losses = loss.mutable_data_ptr<double>();
-    if (probes) {
-      const Tensor A = Skew::call(X.to(q.scalar_type()), lower);
-      for (int64_t m = 0; m < loss.numel(); ++m)
-        losses[m] =
-            estimated_loss(q.const_data_ptr<In>() + m * n * n, D.const_data_ptr<double>() + m * n,
-                           A.const_data_ptr<In>() + m * n * n, alpha, probes->const_data_ptr<double>(), n);
-      if (std::all_of(losses, losses + loss.numel(), [&](double l) { return l <= allowed; }))
-        return {X, loss, D, changed};
-    }
-    const Tensor back = SkewCayley::call(X, alpha, lower, D).to(q.scalar_type()).sub_(q);
-    for (int64_t m = 0; m < loss.numel(); ++m)
-      losses[m] = largest_of(back.const_data_ptr<In>() + m * n * n, n, n);
-    return {X, loss, D, changed};
+    return eliminate_each<In>(q, signs, far, single, [&](int64_t m, const auto& S, const double* D) {
+      run_simd<ParameterBody<std::decay_t<decltype(*S.S)>, In>>(&S, D, x + m * n * n, n, scale, lower);
+    });
   });
+  return {X.to(Q.scalar_type()), std::get<0>(used), std::get<1>(used)};
+}
+
+Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, const Tensor& V) {
+  const int64_t n = Q.size(-1);
+  const Tensor q = widened(Q), x = widened(X), loss = D.new_empty(D.sizes().slice(0, D.dim() - 1));
+  with_type_of(q, [&](auto zero) {
+    using In = decltype(zero);
+    for (int64_t m = 0; m < loss.numel(); ++m)
+      loss.mutable_data_ptr<double>()[m] =
+          estimated_loss(q.const_data_ptr<In>() + m * n * n, D.const_data_ptr<double>() + m * n,
+                         x.const_data_ptr<In>() + m * n * n, alpha, V.const_data_ptr<double>(), n);
+  });
+  return loss;
 }
 
 }  // namespace fastparam
