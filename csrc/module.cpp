@@ -15,8 +15,7 @@ std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const std::optional<
 std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q,
                                                            const std::optional<Tensor>& signs, double alpha,
                                                            bool lower, double far, bool single,
-                                                           double allowed,
-                                                           const std::optional<Tensor>& probes);
+                                                           double allowed, bool estimate);
 
 // Returns the n x n factor Q of the QR decomposition of a tall matrix in which the diagonal of R has no
 // negative entries, contiguous and of this type.
@@ -124,7 +123,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("far"), py::arg("single"));
   m.def("inverse_of_square", torch::wrap_pybind_function_no_gil(&inverse_of_square), py::arg("Q"),
         py::arg("signs"), py::arg("alpha"), py::arg("lower"), py::arg("far"), py::arg("single"),
-        py::arg("allowed"), py::arg("probes"));
+        py::arg("allowed"), py::arg("estimate"));
   m.def("orthogonal_factor", torch::wrap_pybind_function_no_gil(&orthogonal_factor), py::arg("X"),
         py::arg("type"));
   m.def("compiler", &compiler);

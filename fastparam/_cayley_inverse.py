@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -128,9 +127,8 @@ def _inverse_and_loss(
     for work in (single, double) if single != double else (double,):
         far = _FAR.get(Q.dtype, 100) if free else math.inf
         if n == k and _has_kernel(Q):
-            probes = _probes(n) if n >= _LARGE else None
             X, loss, D, changed = _C.inverse_of_square(
-                Q, signs, alpha, lower, far, work == single, allowed, probes
+                Q, signs, alpha, lower, far, work == single, allowed, n >= _LARGE
             )
         else:
             top = Q[..., :k, :]
@@ -165,13 +163,6 @@ def _triangle(A: Tensor, lower: bool) -> Tensor:
     T = A - A.mH
     T.diagonal(dim1=-2, dim2=-1).div_(2)  # counted twice by T - T^H
     return T.tril() if lower else T.triu()
-
-
-@cache
-def _probes(n: int) -> Tensor:
-    """Returns the vectors for the estimated loss: n normal numbers each, always the same ones."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(n, 16, generator=generator, device="cpu", dtype=torch.float64)
 
 
 def _largest(x: Tensor) -> float:

@@ -8,16 +8,15 @@
 namespace fastparam {
 
 // Returns X, in the dtype of Q, whose map is Q up to rounding, and the largest difference for each matrix;
-// then the signs and whether they have changed, as from `eliminate`. With probes, which are normal numbers,
-// the differences are estimated, and are computed only if an estimate is larger than allowed.
+// then the signs and whether they have changed, as from `eliminate`. With `estimate`, the differences are
+// computed only if their estimate is larger than allowed.
 std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs, double alpha,
                                                            bool lower, double far, bool single,
-                                                           double allowed,
-                                                           const std::optional<Tensor>& probes) {
+                                                           double allowed, bool estimate) {
   const at::AutoDispatchBelowAutograd below_autograd;
   const auto [X, D, changed] = eliminate_to_parameter(Q, signs, far, single, alpha, lower);
-  if (probes) {
-    const Tensor loss = estimated_loss(Q, D, X, alpha, *probes);
+  if (estimate) {
+    const Tensor loss = estimated_loss(Q, D, X, alpha);
     if (loss.le(allowed).all().item<bool>()) return {X, loss, D, changed};
   }
   return {X, SkewCayley::call(X, alpha, lower, D).sub_(Q).abs_().amax({-2, -1}), D, changed};

@@ -18,14 +18,14 @@ std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const Signs& signs, 
 std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const Signs& signs, double far,
                                                         bool single, double alpha, bool lower);
 
-// Returns estimates of max |Cayley(alpha A) D - Q|, A = X - X^T, in O(n^2) operations, with a V of 16 columns
-// of normal numbers.
+// Returns estimates of max |Cayley(alpha A) D - Q|, A = X - X^T, in O(n^2) operations, from the products with
+// 16 vectors of normal numbers, always the same ones.
 //
 // The inverse of I + alpha A is (I + Q D) / 2 up to that loss, and corrects its own product with a vector.
 // What this correction leaves is at most the square of R, which is large where Q D has an eigenvalue near -1.
 // The products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is
 // likely to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of
 // them, and hide a matrix in which two such columns have been replaced by their mean.
-Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, const Tensor& V);
+Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha);
 
 }  // namespace fastparam

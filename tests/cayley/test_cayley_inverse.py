@@ -152,7 +152,7 @@ def test_what_is_refused_is_refused_under_autocast(made, dtype):
     assert torch.equal(layer.weight, torch.eye(8))
 
 
-@pytest.mark.parametrize("n", [5, 300])
+@pytest.mark.parametrize("n", [5, 110, 300])
 def test_in_tensors_that_hold_no_numbers_of_their_own(n):
     """In torch.func, and in the negative view of another tensor."""
     Q, made = haar(n, n), SkewCayley()
@@ -168,6 +168,8 @@ def test_in_tensors_that_hold_no_numbers_of_their_own(n):
         lambda Q: -back(torch._neg_view(Q)),
     ):
         torch.testing.assert_close(f(Q), Q, rtol=0, atol=1e-12)
+    rows = torch.func.vmap(lambda x: x * made.right_inverse(Q))(torch.ones(3))  # it draws no random numbers
+    torch.testing.assert_close(rows[2], made.right_inverse(Q))
 
 
 def test_unitary_matrices_come_back():

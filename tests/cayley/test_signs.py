@@ -262,6 +262,7 @@ def test_a_matrix_whose_parameter_overflows_is_refused_before_they_are_written()
         (torch.float16, 1e30),  # X underflows
         (torch.float32, 1e50),
         (torch.float64, 1e-308),
+        (torch.float64, 5e-324),
     ):
         layer = nn.Linear(3, 3, dtype=dtype)
         nn.init.eye_(layer.weight)

@@ -183,7 +183,8 @@ struct ParameterBody {
       for (int64_t c = r; c < n; c += kBlock)
         for (int64_t i = r; i < std::min(r + kBlock, n); ++i)
           for (int64_t j = std::max(c, i + 1); j < std::min(c + kBlock, n); ++j) {
-            const In x = static_cast<In>(scale * (D[i] * S->row(i)[j] - D[j] * S->row(j)[i]));
+            const double d = D[i] * S->row(i)[j] - D[j] * S->row(j)[i];
+            const In x = d == 0 ? In(0) : static_cast<In>(scale * d);  // the scale can be infinite
             if (lower) X[j * n + i] = -x;
             else X[i * n + j] = x;
           }
@@ -209,12 +210,26 @@ struct ProbeBody {
   }
 };
 
+// A number for each index, nearly normal, of variance 1: the sum of four uniform ones, cut out of the hashed
+// index (Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014).
+inline double probe(uint64_t index) {
+  uint64_t z = (index + 1) * 0x9E3779B97F4A7C15;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+  z ^= z >> 31;
+  const uint64_t sum = (z & 0xFFFF) + (z >> 16 & 0xFFFF) + (z >> 32 & 0xFFFF) + (z >> 48);
+  return (static_cast<double>(sum) - 2 * 0xFFFF) * (std::sqrt(3.0) / 0x10000);
+}
+
 template <class In>
-double estimated_loss(const In* Q, const double* D, const In* X, double alpha, const double* V, int64_t n) {
+double estimated_loss(const In* Q, const double* D, const In* X, double alpha, int64_t n) {
   const int64_t size = n * kProbes;
-  const Scratch scratch((3 * size + ProbeBody<In, false>::kRows * n) * sizeof(double));
-  double *const R = scratch.get<double>(), *const Z = R + size, *const other = Z + size;
-  for (int64_t l = 0; l < size; ++l) R[l] = D[l / kProbes] * V[l];
+  const Scratch scratch((4 * size + ProbeBody<In, false>::kRows * n) * sizeof(double));
+  double *const V = scratch.get<double>(), *const R = V + size, *const Z = R + size, *const other = Z + size;
+  for (int64_t l = 0; l < size; ++l) {
+    V[l] = probe(l);
+    R[l] = D[l / kProbes] * V[l];
+  }
   run_simd<ProbeBody<In, false>>(Q, R, other, n, other + size);
   for (int64_t l = 0; l < size; ++l) Z[l] = (V[l] + other[l]) / 2;  // (I + alpha A)^-1 V, nearly
   run_simd<ProbeBody<In, false>>(X, Z, other, n, other + size);     // A = X - X^T, as the rest of X is 0
@@ -241,19 +256,17 @@ std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const S
                                                         bool single, double alpha, bool lower) {
   const int64_t n = Q.size(-1);
   const Tensor q = widened(Q), X = at::detail::empty_cpu(q.sizes(), q.options());
-  constexpr double kLargest = std::numeric_limits<double>::max();
-  const double scale = std::clamp(1 / alpha, -kLargest, kLargest);  // not NaN for 0 / alpha
   const std::tuple<Tensor, bool> used = with_type_of(q, [&](auto zero) {
     using In = decltype(zero);
     In* const x = X.mutable_data_ptr<In>();
     return eliminate_each<In>(q, signs, far, single, [&](int64_t m, const auto& S, const double* D) {
-      run_simd<ParameterBody<std::decay_t<decltype(*S.S)>, In>>(&S, D, x + m * n * n, n, scale, lower);
+      run_simd<ParameterBody<std::decay_t<decltype(*S.S)>, In>>(&S, D, x + m * n * n, n, 1 / alpha, lower);
     });
   });
   return {X.to(Q.scalar_type()), std::get<0>(used), std::get<1>(used)};
 }
 
-Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, const Tensor& V) {
+Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha) {
   const int64_t n = Q.size(-1);
   const Tensor q = widened(Q), x = widened(X), loss = D.new_empty(D.sizes().slice(0, D.dim() - 1));
   with_type_of(q, [&](auto zero) {
@@ -261,7 +274,7 @@ Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double 
     for (int64_t m = 0; m < loss.numel(); ++m)
       loss.mutable_data_ptr<double>()[m] =
           estimated_loss(q.const_data_ptr<In>() + m * n * n, D.const_data_ptr<double>() + m * n,
-                         x.const_data_ptr<In>() + m * n * n, alpha, V.const_data_ptr<double>(), n);
+                         x.const_data_ptr<In>() + m * n * n, alpha, n);
   });
   return loss;
 }
