@@ -44,7 +44,7 @@ slow: tools
 
 # The address and undefined-behaviour sanitizers, on the C++ sources in a separate build, with the values
 # that break kernels, and then on the device code on the CPU.
-SANITIZED_TESTS = cayley/test_cayley_numbers.py cayley/test_cayley_paths.py exponential/test_exponential.py \
+SANITIZED_TESTS = cayley/test_cayley_inverse.py cayley/test_cayley_numbers.py cayley/test_cayley_paths.py exponential/test_exponential.py \
   householder/test_householder.py prune/test_prune.py prune/test_prune_packing.py shared/test_fuzz.py shared/test_values.py triangular/test_paths.py
 sanitize: tools
 	$(BUILD) ".[test]"

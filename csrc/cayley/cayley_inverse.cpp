@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, cons
   const at::AutoDispatchBelowAutograd below_autograd;
   const auto [X, D, changed] = eliminate_to_parameter(Q, signs, far, single, alpha, lower);
   if (estimate) {
-    const Tensor loss = estimated_loss(Q, D, X, alpha);
+    const Tensor loss = estimated_loss(Q, D, X, alpha, lower);
     if (loss.le(allowed).all().item<bool>()) return {X, loss, D, changed};
   }
   return {X, SkewCayley::call(X, alpha, lower, D).sub_(Q).abs_().amax({-2, -1}), D, changed};

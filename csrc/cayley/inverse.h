@@ -26,6 +26,6 @@ std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const S
 // The products of the loss with normal vectors have the sizes of its rows; of n normal numbers, none is
 // likely to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of
 // them, and hide a matrix in which two such columns have been replaced by their mean.
-Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha);
+Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, bool lower);
 
 }  // namespace fastparam

@@ -191,21 +191,28 @@ struct ParameterBody {
   }
 };
 
+// Which entries of a matrix can differ from 0.
+enum class Part { whole, upper, lower };
+
 // O = M V in double precision, or M^T V, for V with kProbes columns. M is converted kRows rows at a time,
 // into `rows`.
 template <class In, bool Transposed>
 struct ProbeBody {
   static constexpr int64_t kRows = 24;
   template <int Bytes>
-  static FASTPARAM_INLINE void run(const In* M, const double* V, double* O, int64_t n, double* rows) {
+  static FASTPARAM_INLINE void run(const In* M, Part part, const double* V, double* O, int64_t n,
+                                   double* rows) {
+    std::fill_n(O, n * kProbes, 0.0);
     for (int64_t i = 0; i < n; i += kRows) {
-      const int64_t here = std::min(kRows, n - i);
-      for (int64_t l = 0; l < here * n; ++l) rows[l] = M[i * n + l];
-      const double* const v = Transposed ? V + i * kProbes : V;
-      double* const o = Transposed ? O : O + i * kProbes;
-      const Product<double, Bytes> product{
-          rows, n, v, kProbes, o, kProbes, Transposed ? here : n, Transposed && i > 0};
-      product.template run<Transposed>(0, Transposed ? n : here, 0, kProbes);
+      const int64_t here = std::min(kRows, n - i), j = part == Part::upper ? i : 0,
+                    columns = (part == Part::lower ? i + here : n) - j;
+      for (int64_t r = 0; r < here; ++r)
+        for (int64_t c = 0; c < columns; ++c) rows[r * columns + c] = M[(i + r) * n + j + c];
+      const double* const v = V + (Transposed ? i : j) * kProbes;
+      double* const o = O + (Transposed ? j : i) * kProbes;
+      const Product<double, Bytes> product{rows, columns, v, kProbes, o, kProbes, Transposed ? here : columns,
+                                           true};
+      product.template run<Transposed>(0, Transposed ? columns : here, 0, kProbes);
     }
   }
 };
@@ -222,7 +229,7 @@ inline double probe(uint64_t index) {
 }
 
 template <class In>
-double estimated_loss(const In* Q, const double* D, const In* X, double alpha, int64_t n) {
+double estimated_loss(const In* Q, const double* D, const In* X, double alpha, Part part, int64_t n) {
   const int64_t size = n * kProbes;
   const Scratch scratch((4 * size + ProbeBody<In, false>::kRows * n) * sizeof(double));
   double *const V = scratch.get<double>(), *const R = V + size, *const Z = R + size, *const other = Z + size;
@@ -230,18 +237,18 @@ double estimated_loss(const In* Q, const double* D, const In* X, double alpha, i
     V[l] = probe(l);
     R[l] = D[l / kProbes] * V[l];
   }
-  run_simd<ProbeBody<In, false>>(Q, R, other, n, other + size);
-  for (int64_t l = 0; l < size; ++l) Z[l] = (V[l] + other[l]) / 2;  // (I + alpha A)^-1 V, nearly
-  run_simd<ProbeBody<In, false>>(X, Z, other, n, other + size);     // A = X - X^T, as the rest of X is 0
+  run_simd<ProbeBody<In, false>>(Q, Part::whole, R, other, n, other + size);
+  for (int64_t l = 0; l < size; ++l) Z[l] = (V[l] + other[l]) / 2;     // (I + alpha A)^-1 V, nearly
+  run_simd<ProbeBody<In, false>>(X, part, Z, other, n, other + size);  // A = X - X^T, as the rest of X is 0
   for (int64_t l = 0; l < size; ++l) R[l] = V[l] - Z[l] - alpha * other[l];
-  run_simd<ProbeBody<In, true>>(X, Z, other, n, other + size);
+  run_simd<ProbeBody<In, true>>(X, part, Z, other, n, other + size);
   double squares = 0, largest = 0;
   for (int64_t l = 0; l < size; ++l) {
     R[l] += alpha * other[l];
     squares += R[l] * R[l];
     Z[l] = D[l / kProbes] * R[l];
   }
-  run_simd<ProbeBody<In, false>>(Q, Z, other, n, other + size);
+  run_simd<ProbeBody<In, false>>(Q, Part::whole, Z, other, n, other + size);
   for (int64_t i = 0; i < n; ++i) {
     double row = 0;
     for (int64_t l = i * kProbes; l < (i + 1) * kProbes; ++l) row += (R[l] + other[l]) * (R[l] + other[l]);
@@ -266,7 +273,7 @@ std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const S
   return {X.to(Q.scalar_type()), std::get<0>(used), std::get<1>(used)};
 }
 
-Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha) {
+Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, bool lower) {
   const int64_t n = Q.size(-1);
   const Tensor q = widened(Q), x = widened(X), loss = D.new_empty(D.sizes().slice(0, D.dim() - 1));
   with_type_of(q, [&](auto zero) {
@@ -274,7 +281,7 @@ Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double 
     for (int64_t m = 0; m < loss.numel(); ++m)
       loss.mutable_data_ptr<double>()[m] =
           estimated_loss(q.const_data_ptr<In>() + m * n * n, D.const_data_ptr<double>() + m * n,
-                         x.const_data_ptr<In>() + m * n * n, alpha, n);
+                         x.const_data_ptr<In>() + m * n * n, alpha, lower ? Part::lower : Part::upper, n);
   });
   return loss;
 }
