@@ -4,31 +4,10 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "cayley/inverse.h"
 #include "core/cpu/simd.h"
 #include "core/shapes.h"
 #include "ops.h"
-
-namespace fastparam {
-
-std::tuple<Tensor, Tensor, bool> eliminate(const Tensor& Q, const std::optional<Tensor>& signs, double far,
-                                           bool single);
-std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q,
-                                                           const std::optional<Tensor>& signs, double alpha,
-                                                           bool lower, double far, bool single,
-                                                           double allowed, bool estimate);
-
-// Returns the n x n factor Q of the QR decomposition of a tall matrix in which the diagonal of R has no
-// negative entries, contiguous and of this type.
-Tensor orthogonal_factor(const Tensor& X, at::ScalarType type) {
-  auto [Q, R] = at::linalg_qr(X, "complete");
-  const Tensor pivots = R.diagonal(0, -2, -1);
-  const Tensor signs =
-      X.is_complex() ? at::where(pivots == 0, 1, pivots.sgn()) : at::ones_like(pivots).copysign_(pivots);
-  Q.narrow_symint(-1, 0, R.sym_size(-1)).mul_(signs.unsqueeze(-2));
-  return Q.to(type).contiguous();
-}
-
-}  // namespace fastparam
 
 namespace {
 
@@ -114,7 +93,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("symmetric_exp", direct<SymmetricExp>(), py::arg("X"), py::arg("lower") = false);
   m.def("householder", direct<Householder>(), py::arg("X"));
 
-  // Used by inverses, which do work of their own before they call an op.
+  // Used by assignments and registrations, which do work of their own before they call an op.
   m.def("check_square", torch::wrap_pybind_function(&check_square), py::arg("op"), py::arg("argument"),
         py::arg("X"));
   m.def("check_matrices", torch::wrap_pybind_function(&check_matrices), py::arg("op"), py::arg("argument"),

@@ -73,8 +73,8 @@ def inverse_with_signs(
     for checked in (False, True) if promising else (True,):
         if checked:
             Q = checked_orthogonal(op, Q).to(dtype)
-        X, loss, D, changed = _inverse_and_loss(Q, alpha, lower, given, signs is not None)
-        most, size = _largest(loss), _largest(X.abs())
+        X, size, loss, D, changed = _inverse_and_loss(Q, alpha, lower, given, signs is not None)
+        most = _largest(loss)
         if most <= proof:
             break
     if most <= allowed and size <= far:
@@ -91,7 +91,7 @@ def inverse_with_signs(
     enough = loss <= limit if signs is None else serves(X, loss)
     if signs is None and enough.all():
         return X, None
-    Y, other_loss, greedy, _ = _inverse_and_loss(Q, alpha, lower, None)
+    Y, _, other_loss, greedy, _ = _inverse_and_loss(Q, alpha, lower, None)
     # What a matrix loses because it is not quite orthogonal, it loses with all signs.
     better = torch.where(near(X), 2, 0.5) * other_loss < loss
     better = ~enough & (better | (loss.isnan() & ~other_loss.isnan()) | serves(Y, other_loss))
@@ -111,11 +111,11 @@ def inverse_with_signs(
 
 def _inverse_and_loss(
     Q: Tensor, alpha: float, lower: bool, signs: Tensor | None, free: bool = False
-) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Returns the inverse with these signs, or with greedy ones if there are none, and the loss of each
-    matrix on the way there and back, which is NaN if there is no inverse; then the signs, and whether they
-    are not those that were given. If they are free, the kernel chooses greedy ones where it finds no inverse
-    within reach.
+) -> tuple[Tensor, float, Tensor, Tensor, bool]:
+    """Returns the inverse with these signs, or with greedy ones if there are none, its largest entry, and the
+    loss of each matrix on the way there and back, which is NaN if there is no inverse; then the signs, and
+    whether they are not those that were given. If they are free, the kernel chooses greedy ones where it
+    finds no inverse within reach.
 
     The precision of the dtype, and double precision if that loses too much. Where an estimate tells that a
     large matrix loses little, the way back is saved.
@@ -127,7 +127,7 @@ def _inverse_and_loss(
     for work in (single, double) if single != double else (double,):
         far = _FAR.get(Q.dtype, 100) if free else math.inf
         if n == k and _has_kernel(Q):
-            X, loss, D, changed = _C.inverse_of_square(
+            X, size, loss, D, changed = _C.inverse_of_square(
                 Q, signs, alpha, lower, far, work == single, allowed, n >= _LARGE
             )
         else:
@@ -138,10 +138,11 @@ def _inverse_and_loss(
                 D = greedy_signs(Q) if signs is None else torch.where(signs.real < 0, -1.0, 1.0)
                 A = _cayley(top, D, work)
             X = _parameter(A, Q, D, lower).div_(2 * alpha).to(Q.dtype)
+            size = _largest(X.abs())
             loss = (_C.stiefel_cayley(X, alpha, lower, D) - Q).abs().amax((-2, -1))
         if work == double or _largest(loss) <= allowed:
             break
-    return X, loss, D, changed
+    return X, size, loss, D, changed
 
 
 def _parameter(A: Tensor, Q: Tensor, signs: Tensor, lower: bool) -> Tensor:

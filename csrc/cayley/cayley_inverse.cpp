@@ -1,25 +1,36 @@
-// The inverse of skew_cayley with signs, and its check. It is no op: the inverses in Python call it with
-// numbers in hand.
+// The inverse of skew_cayley with signs, and its check; and the base point of a registration.
 #include <ATen/ATen.h>
+
+#include <algorithm>
 
 #include "../ops.h"
 #include "inverse.h"
 
 namespace fastparam {
 
-// Returns X, in the dtype of Q, whose map is Q up to rounding, and the largest difference for each matrix;
-// then the signs and whether they have changed, as from `eliminate`. With `estimate`, the differences are
-// computed only if their estimate is larger than allowed.
-std::tuple<Tensor, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs, double alpha,
-                                                           bool lower, double far, bool single,
-                                                           double allowed, bool estimate) {
+std::tuple<Tensor, double, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs,
+                                                                   double alpha, bool lower, double far,
+                                                                   bool single, double allowed,
+                                                                   bool estimate) {
   const at::AutoDispatchBelowAutograd below_autograd;
   const auto [X, D, changed] = eliminate_to_parameter(Q, signs, far, single, alpha, lower);
+  const double size = largest_entry(X);
   if (estimate) {
     const Tensor loss = estimated_loss(Q, D, X, alpha, lower);
-    if (loss.le(allowed).all().item<bool>()) return {X, loss, D, changed};
+    const double* const losses = loss.const_data_ptr<double>();
+    if (std::all_of(losses, losses + loss.numel(), [&](double l) { return l <= allowed; }))
+      return {X, size, loss, D, changed};
   }
-  return {X, SkewCayley::call(X, alpha, lower, D).sub_(Q).abs_().amax({-2, -1}), D, changed};
+  return {X, size, largest_differences(Q, SkewCayley::call(X, alpha, lower, D)), D, changed};
+}
+
+Tensor orthogonal_factor(const Tensor& X, at::ScalarType type) {
+  auto [Q, R] = at::linalg_qr(X, "complete");
+  const Tensor pivots = R.diagonal(0, -2, -1);
+  const Tensor signs =
+      X.is_complex() ? at::where(pivots == 0, 1, pivots.sgn()) : at::ones_like(pivots).copysign_(pivots);
+  Q.narrow_symint(-1, 0, R.sym_size(-1)).mul_(signs.unsqueeze(-2));
+  return Q.to(type).contiguous();
 }
 
 }  // namespace fastparam

@@ -1,4 +1,5 @@
-// The inverse of the Cayley map of square matrices, Q = Cayley(A) D with signs D, on the CPU.
+// The inverse of the Cayley map of square matrices, Q = Cayley(A) D with signs D, on the CPU; and the base
+// point of a registration. They are no ops: Python calls them with numbers in hand.
 #pragma once
 
 #include <tuple>
@@ -27,5 +28,23 @@ std::tuple<Tensor, Tensor, bool> eliminate_to_parameter(const Tensor& Q, const S
 // likely to be larger than 5 standard deviations. Vectors of signs would not do: some entries agree in all of
 // them, and hide a matrix in which two such columns have been replaced by their mean.
 Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double alpha, bool lower);
+
+// Returns the largest |Q - other| for each matrix, NaN where one is.
+Tensor largest_differences(const Tensor& Q, const Tensor& other);
+
+// Returns the largest |X| of all matrices, or infinity if an entry is not finite.
+double largest_entry(const Tensor& X);
+
+// Returns X, in the dtype of Q, whose map is Q up to rounding, its largest entry, and the largest difference
+// of the map for each matrix; then the signs and whether they have changed, as from `eliminate`. With
+// `estimate`, the differences are computed only if their estimate is larger than allowed.
+std::tuple<Tensor, double, Tensor, Tensor, bool> inverse_of_square(const Tensor& Q, const Signs& signs,
+                                                                   double alpha, bool lower, double far,
+                                                                   bool single, double allowed,
+                                                                   bool estimate);
+
+// Returns the n x n factor Q of the QR decomposition of a tall matrix in which the diagonal of R has no
+// negative entries, contiguous and of this type.
+Tensor orthogonal_factor(const Tensor& X, at::ScalarType type);
 
 }  // namespace fastparam

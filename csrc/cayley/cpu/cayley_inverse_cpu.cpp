@@ -1,5 +1,4 @@
-// The elimination behind the inverse of the Cayley map, Q = Cayley(A) D with signs D. It is no op: the
-// inverses in Python call it with numbers in hand.
+// The elimination behind the inverse of the Cayley map, Q = Cayley(A) D with signs D.
 #include "../inverse.h"
 
 #include <ATen/EmptyTensor.h>
@@ -18,26 +17,39 @@ using namespace fastparam::cpu;
 // matrix with the eigenvalue -1.
 constexpr double kInSingle = 32, kWithoutExchanges = 1e3, kHopeless = 1e6;
 
-// The bits of the size of the largest entry of a matrix, which are in the order of sizes.
+// The bits of |x|, which are in the order of sizes, with NaN above infinity.
+template <class T>
+FASTPARAM_INLINE BitsOf<T> bits_of_size(T x) {
+  BitsOf<T> bits;
+  std::memcpy(&bits, &x, sizeof(T));
+  return bits & (~BitsOf<T>(0) >> 1);
+}
+
 template <class T>
 struct LargestBody {
   template <int Bytes>
-  static FASTPARAM_INLINE BitsOf<T> run(const T* A, int64_t n, int64_t stride) {
+  static FASTPARAM_INLINE BitsOf<T> run(const T* A, int64_t rows, int64_t columns, int64_t stride) {
     BitsOf<T> largest = 0;
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < n; ++j) {
-        BitsOf<T> bits;
-        std::memcpy(&bits, A + i * stride + j, sizeof(T));
-        largest = std::max<BitsOf<T>>(largest, bits & (~BitsOf<T>(0) >> 1));
-      }
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < columns; ++j) largest = std::max(largest, bits_of_size(A[i * stride + j]));
+    return largest;
+  }
+};
+
+template <class T>
+struct LargestDifferenceBody {
+  template <int Bytes>
+  static FASTPARAM_INLINE BitsOf<T> run(const T* A, const T* B, int64_t size) {
+    BitsOf<T> largest = 0;
+    for (int64_t e = 0; e < size; ++e) largest = std::max(largest, bits_of_size(A[e] - B[e]));
     return largest;
   }
 };
 
 // The size of the largest entry, or infinity if one is not finite.
 template <class T>
-double largest_of(const T* A, int64_t n, int64_t stride) {
-  const T largest = bit_cast<T>(run_simd<LargestBody<T>>(A, n, stride));
+double largest_of(const T* A, int64_t rows, int64_t columns, int64_t stride) {
+  const T largest = bit_cast<T>(run_simd<LargestBody<T>>(A, rows, columns, stride));
   return std::isfinite(largest) ? static_cast<double>(largest) : std::numeric_limits<double>::infinity();
 }
 
@@ -76,7 +88,7 @@ struct Elimination {
     std::fill(std::copy_n(D, n, signs), signs + S.rows, T(1));
     invert(S, signs + S.rows, Prefetch(), signs);
     std::copy_n(signs, n, D);
-    const double largest = 2 * largest_of(S.S, n, S.stride);
+    const double largest = 2 * largest_of(S.S, n, n, S.stride);
     if (largest <= limit) each(S, D);
     return largest;
   }
@@ -90,7 +102,7 @@ struct Elimination {
     uint8_t singular = 0;
     solve_batch(CayleyCall<double>{QD, A, nullptr, n, 1, 1.0, Layout::whole, &singular});
     if (singular) A[0] = std::numeric_limits<double>::infinity();
-    const double largest = largest_of(A, n, n);
+    const double largest = largest_of(A, n, n, n);
     if (largest > limit) return largest;
     for (int64_t i = 0; i < n; ++i) {
       A[i * n + i] += 1;
@@ -284,6 +296,27 @@ Tensor estimated_loss(const Tensor& Q, const Tensor& D, const Tensor& X, double 
                          x.const_data_ptr<In>() + m * n * n, alpha, lower ? Part::lower : Part::upper, n);
   });
   return loss;
+}
+
+Tensor largest_differences(const Tensor& Q, const Tensor& other) {
+  const int64_t size = Q.size(-1) * Q.size(-1);
+  const Tensor q = widened(Q), o = widened(other),
+               differences =
+                   at::detail::empty_cpu(Q.sizes().slice(0, Q.dim() - 2), Q.options().dtype(at::kDouble));
+  with_type_of(q, [&](auto zero) {
+    using In = decltype(zero);
+    for (int64_t m = 0; m < differences.numel(); ++m)
+      differences.mutable_data_ptr<double>()[m] = bit_cast<In>(run_simd<LargestDifferenceBody<In>>(
+          q.const_data_ptr<In>() + m * size, o.const_data_ptr<In>() + m * size, size));
+  });
+  return differences;
+}
+
+double largest_entry(const Tensor& X) {
+  const Tensor x = widened(X);
+  const int64_t n = X.size(-1);
+  return with_type_of(
+      x, [&](auto zero) { return largest_of(x.const_data_ptr<decltype(zero)>(), X.numel() / n, n, n); });
 }
 
 }  // namespace fastparam
