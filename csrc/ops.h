@@ -58,6 +58,10 @@ struct StiefelCayleyBackward
 struct TrivializedCayley : Op<TrivializedCayley, const Tensor&, double, bool> {
   static constexpr char name[] = "fastparam::trivialized_cayley";
 };
+struct TrivializedCayleyBackward : Op<TrivializedCayleyBackward, const Tensor&, const Tensor&, const Tensor&,
+                                      const Tensor&, double, bool> {
+  static constexpr char name[] = "fastparam::trivialized_cayley_backward";
+};
 
 struct MatrixExp : Op<MatrixExp> {
   static constexpr char name[] = "fastparam::matrix_exp";

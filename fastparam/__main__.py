@@ -121,6 +121,14 @@ def _trivialized_cayley(d: Draw) -> list[Arguments]:
     return [{"X": X, "base": base, "alpha": -0.5, "lower": True} for X in (d.tall(), d.tall().mT)]
 
 
+def _trivialized_cayley_backward(d: Draw) -> list[Arguments]:
+    wide = [t.double() for t in (d.square(), d.square())]
+    X, base = (t.to(d.dtype) for t in wide)
+    Q = _reference.stiefel_cayley(wide[0], -0.5, True)
+    maps = {"Q": Q.to(d.dtype), "M": (wide[1] + wide[1] @ Q).to(d.dtype)}
+    return [{"G": d.square(), "X": X, "base": base, **maps, "alpha": -0.5, "lower": True}]
+
+
 def _masked_prune(d: Draw) -> list[Arguments]:
     X, n = d.square(), d.n
     whole = d.mask(*X.shape)
@@ -160,6 +168,7 @@ SAMPLES: dict[str, Callable[[Draw], list[Arguments]]] = {
     "householder": lambda d: [{"X": d.tall()}, {"X": d.square()}],
     "householder_backward": lambda d: [{"G": d.tall(), "X": d.tall()}],
     "trivialized_cayley": _trivialized_cayley,
+    "trivialized_cayley_backward": _trivialized_cayley_backward,
 }
 
 

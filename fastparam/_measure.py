@@ -52,7 +52,7 @@ class Row:
 
 def rows(device: torch.device) -> Iterator[Row]:
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, device=device).div(shape[-1] ** 0.5)
+        return torch.randn(shape, device=device).div(max(shape[-2:]) ** 0.5)
 
     for op in (functional.symmetric, functional.skew):
         for shape in ((8, 8), (64, 64, 64), (512, 512), (2048, 2048)):

@@ -104,6 +104,7 @@ OPS = (
     Op("householder", public=True, flops=_reflections),
     Op("householder_backward", flops=_reflections_backward),
     Op("trivialized_cayley", flops=lambda n, k: _forward(n, k) + 2 * n * n * k),
+    Op("trivialized_cayley_backward", flops=_backward),
 )
 
 

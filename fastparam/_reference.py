@@ -107,6 +107,12 @@ def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool 
     return matrix_product(base.to(X.dtype), stiefel_cayley(X, alpha, lower))
 
 
+def trivialized_cayley_backward(
+    G: Tensor, X: Tensor, base: Tensor, Q: Tensor, M: Tensor, alpha: float = 1.0, lower: bool = False
+) -> Tensor:
+    return stiefel_cayley_backward(matrix_product(base.mH, G), X, Q, alpha, lower)
+
+
 _SQUARINGS = 32  # of matrices of norm 2^31
 
 

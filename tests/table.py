@@ -136,6 +136,17 @@ class TallBackward(Case):
         return (G, X, Q, *others)
 
 
+class TrivializedBackward(Case):
+    """The gradient of a square map times a base, which takes the map and M = base (Q + I), too."""
+
+    def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+        G, X, base, *others = super().prepared(*tensors, others=others)
+        base = base.to(X.dtype)
+        with torch.no_grad():
+            Q = ops.skew_cayley.default(X, *others)
+            return (G, X, base, Q, base + base @ Q, *others)
+
+
 def _triangular() -> list[Case]:
     cases = []
     for name, argument in (
@@ -310,6 +321,26 @@ def _cayley() -> list[Case]:
             argument="X",
             before=lambda X: X[..., : third(X.shape[-1])],
             after=lambda Q, n: nn.functional.pad(Q, (0, n - Q.shape[-1])),
+        ),
+        case(
+            "trivialized_cayley-square",
+            "trivialized_cayley",
+            reflection,
+            -0.5,
+            True,
+            composite=True,
+            square=False,
+        ),
+        TrivializedBackward(
+            name="trivialized_cayley_backward",
+            op=ops.trivialized_cayley_backward.default,
+            reference=reference.trivialized_cayley_backward,
+            tensors=2,
+            others=(reflection, -0.5, True),
+            composite=True,
+            linear=False,
+            square=False,
+            argument="X",
         ),
         case(
             "trivialized_cayley",

@@ -104,6 +104,25 @@ inline void check_stiefel_cayley_backward(const Tensor& G, const Tensor& X, cons
   check_like("stiefel_cayley_backward", "Q", Q, "X", X);
 }
 
+inline void check_trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool) {
+  check_stiefel_cayley(X, alpha, false, std::nullopt);
+  c10::SymDimVector expected(X.sym_sizes().begin(), X.sym_sizes().end());
+  const auto order = X.sym_size(is_wide(X) ? -1 : -2);
+  expected[expected.size() - 2] = expected.back() = order;
+  TORCH_CHECK_VALUE(base.sym_sizes() == c10::SymIntArrayRef(expected),
+                    "trivialized_cayley: expected base of shape ", shape(expected), ", got ", shape(base));
+}
+// All tensors are square and alike.
+inline void check_trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base,
+                                              const Tensor& Q, const Tensor& M, double alpha, bool) {
+  constexpr char op[] = "trivialized_cayley_backward";
+  check_square_map(op, "X", X, alpha);
+  check_like(op, "G", G, "X", X);
+  check_like(op, "base", base, "X", X);
+  check_like(op, "Q", Q, "X", X);
+  check_like(op, "M", M, "X", X);
+}
+
 // Returns an uninitialised contiguous result.
 inline Tensor empty_unpacked_skew(const Tensor& v) {
   c10::SymDimVector sizes(v.sym_sizes().begin(), v.sym_sizes().end());
@@ -162,6 +181,10 @@ Tensor stiefel_cayley_tangent(const Tensor& dX, const Tensor& X, double alpha, b
                               const Signs& signs);
 Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q, double alpha, bool lower,
                                const Signs& signs);
+
+Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower);
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
+                                   const Tensor& M, double alpha, bool lower);
 
 }  // namespace expression
 

@@ -43,18 +43,61 @@ Tensor stiefel_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& 
   return StiefelCayleyBackward::below_autograd(keys, G, X, Q, alpha, lower, signs);
 }
 
-// base Q(X), or its transpose for a wide X, rounded once. This is torch's `orthogonal` with trivialization.
-// It is made of ops that have derivatives, but is an op itself so that autocast does not round the product.
+// W = base Q(X), or its transpose for a wide X, rounded once: torch's `orthogonal` with trivialization. For a
+// square X the gradient is
+//   dX = L*(-(alpha / 2) M^H G (Q + I)^H),  M = base (Q + I) = base + W
+// which takes one product less than base^H G and the gradient of the map. M is saved instead of W, which may
+// be changed in place, as the result of any other product. All else is made of differentiable ops.
+struct TrivializedNode : BackwardNode<TrivializedNode, Tensor, Tensor, Tensor, Tensor, double, bool> {
+  static std::string label() { return "trivialized_cayley_backward"; }
+  static variable_list backward(const Needs&, const Tensor& G, const Tensor& X, const Tensor& base,
+                                const Tensor& Q, const Tensor& M, const double& alpha, const bool& lower) {
+    return {TrivializedCayleyBackward::call(G, X, base, Q, M, alpha, lower)};
+  }
+};
+
 Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower) {
-  check_stiefel_cayley(X, alpha, lower, std::nullopt);
-  const bool wide = is_wide(X);
-  const auto order = X.sym_size(wide ? -1 : -2);
-  TORCH_CHECK_VALUE(base.dim() == X.dim() && base.sym_size(-2) == order && base.sym_size(-1) == order,
-                    "trivialized_cayley: expected base of shape (..., n, n) with n = ", order, ", got ",
-                    shape(base));
-  const auto type = at::toOpMathType(X.scalar_type());
-  const Tensor Q = StiefelCayley::call(X.to(type), alpha, lower, std::nullopt), B = base.to(type);
-  return (wide ? at::matmul(Q, B.mT()) : at::matmul(B, Q)).to(X.scalar_type());
+  check_trivialized_cayley(X, base, alpha, lower);
+  return expression::trivialized_cayley(X, base, alpha, lower);
+}
+
+// On devices without a kernel, by other ops, which have theirs.
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
+                                   const Tensor& M, double alpha, bool lower) {
+  check_trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+  return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+}
+
+Tensor trivialized_cayley_autograd(c10::DispatchKeySet, const Tensor& X, const Tensor& base, double alpha,
+                                   bool lower) {
+  check_trivialized_cayley(X, base, alpha, lower);
+  const bool alike = X.sym_size(-2) == X.sym_size(-1) && X.scalar_type() == base.scalar_type() &&
+                     X.scalar_type() == at::toOpMathType(X.scalar_type());
+  auto node = alike && !isFwGradDefined(X) && !isFwGradDefined(base) && !base.requires_grad()
+                  ? make_node<TrivializedNode>(X)
+                  : nullptr;
+  if (!node) return expression::trivialized_cayley(X, base, alpha, lower);
+  Tensor Q, M, W;
+  {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    Q = SkewCayley::call(X, alpha, lower, std::nullopt);
+    W = at::matmul(base, Q);
+    M = base + W;
+  }
+  attach(node, W);
+  save(node, X, base, Q, M, alpha, lower);
+  return W;
+}
+
+// As for stiefel_cayley_backward.
+Tensor trivialized_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& X,
+                                            const Tensor& base, const Tensor& Q, const Tensor& M,
+                                            double alpha, bool lower) {
+  check_trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+  if (torch::autograd::compute_requires_grad(G, X, base, Q, M) || isFwGradDefined(G) || isFwGradDefined(X) ||
+      isFwGradDefined(base))
+    return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+  return TrivializedCayleyBackward::below_autograd(keys, G, X, base, Q, M, alpha, lower);
 }
 
 }  // namespace
@@ -68,32 +111,39 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
       {at::Tag::pt2_compliant_tag});
   m.def("trivialized_cayley(Tensor X, Tensor base, float alpha=1.0, bool lower=False) -> Tensor",
         {at::Tag::pt2_compliant_tag});
-}
-
-TORCH_LIBRARY_IMPL(fastparam, CompositeImplicitAutograd, m) {
-  m.impl("trivialized_cayley", &trivialized_cayley);
+  m.def(
+      "trivialized_cayley_backward(Tensor G, Tensor X, Tensor base, Tensor Q, Tensor M, float alpha=1.0, "
+      "bool lower=False) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Meta, m) {
   m.impl("stiefel_cayley", &Meta<check_stiefel_cayley>::run);
   m.impl("stiefel_cayley_backward", &Meta<check_stiefel_cayley_backward>::run);
+  m.impl("trivialized_cayley", &Meta<check_trivialized_cayley>::run);
+  m.impl("trivialized_cayley_backward", &Meta<check_trivialized_cayley_backward>::run);
 }
 
 TORCH_LIBRARY_IMPL(fastparam, CompositeExplicitAutograd, m) {
   m.impl("stiefel_cayley", &Dispatch<check_stiefel_cayley, expression::stiefel_cayley>::run);
   m.impl("stiefel_cayley_backward",
          &Dispatch<check_stiefel_cayley_backward, expression::stiefel_cayley_backward>::run);
+  m.impl("trivialized_cayley", &trivialized_cayley);
+  m.impl("trivialized_cayley_backward", &trivialized_cayley_backward);
 }
 
 TORCH_LIBRARY_IMPL(fastparam, Autograd, m) {
   m.impl("stiefel_cayley", &stiefel_cayley_autograd);
   m.impl("stiefel_cayley_backward", &stiefel_cayley_backward_autograd);
+  m.impl("trivialized_cayley", &trivialized_cayley_autograd);
+  m.impl("trivialized_cayley_backward", &trivialized_cayley_backward_autograd);
 }
 
 void stiefel_no_autocast(torch::Library& m) {
   m.impl("stiefel_cayley", &StiefelCayley::no_autocast);
   m.impl("stiefel_cayley_backward", &StiefelCayleyBackward::no_autocast);
   m.impl("trivialized_cayley", &TrivializedCayley::no_autocast);
+  m.impl("trivialized_cayley_backward", &TrivializedCayleyBackward::no_autocast);
 }
 TORCH_LIBRARY_IMPL(fastparam, AutocastCPU, m) { stiefel_no_autocast(m); }
 TORCH_LIBRARY_IMPL(fastparam, AutocastCUDA, m) { stiefel_no_autocast(m); }

@@ -182,4 +182,17 @@ Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q
   return at::cat({Triangle::collapse(alpha * dC, lower), dB}, -2).to(X.scalar_type()).contiguous();
 }
 
+Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower) {
+  const auto type = at::toOpMathType(X.scalar_type());
+  const Tensor Q = StiefelCayley::call(X.to(type), alpha, lower, std::nullopt), B = base.to(type);
+  return (is_wide(X) ? at::matmul(Q, B.mT()) : at::matmul(B, Q)).to(X.scalar_type());
+}
+
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
+                                   const Tensor&, double alpha, bool lower) {
+  const Tensor GQ = at::matmul(conj_transpose(precise(base)), precise(G));
+  return StiefelCayleyBackward::call(GQ, precise(X), precise(Q), alpha, lower, std::nullopt)
+      .to(X.scalar_type());
+}
+
 }  // namespace fastparam::expression

@@ -98,6 +98,20 @@ def test_other_sentences(device):
             ValueError, match=f"^{word}: expected G to be a strided tensor, got a sparse one$"
         ):
             f(G[0].to_sparse(), Q)
+    for shape, wanted in (((3, 3), (3, 3)), ((2, 3, 4), (2, 4, 4)), ((2, 4, 3), (2, 4, 4))):
+        with pytest.raises(
+            ValueError, match=f"^trivialized_cayley: expected base of shape {re.escape(str(wanted))}, got "
+        ):
+            ops.trivialized_cayley(torch.randn(shape, device=device), torch.randn(4, 5, device=device))
+    word = "trivialized_cayley_backward"
+    for position, name in enumerate(("G", "base", "Q", "M")):
+        like = [Q] * 4
+        like[position] = G
+        sentence = rf"^{word}: expected {name} to have the shape of X, \(3, 3\), got \(2, 3, 3\)$"
+        with pytest.raises(ValueError, match=sentence):
+            getattr(ops, word)(like[0], Q, *like[1:])
+    with pytest.raises(ValueError, match=rf"^{word}: expected X of shape \(\.\.\., n, n\), got \(4, 3\)$"):
+        getattr(ops, word)(*[torch.randn(4, 3, device=device)] * 5)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------

@@ -42,6 +42,44 @@ def test_every_layout(dtype):
 
 
 @every_precision
+def test_the_gradient_with_a_base(dtype):
+    """It is the gradient of the map for base^T G, of small and of large matrices."""
+    for n in SIZES:
+        batch = (2, 3) if n < 600 else (1, 2)
+        X, G, start = (torch.randn(*batch, n, n, dtype=dtype) for _ in range(3))
+        base = torch.linalg.qr(start).Q
+        for lower, norm in ((False, 0.7), (True, 20)):
+            Y = (X * (norm / n**0.5)).requires_grad_()
+            W = ops.trivialized_cayley(Y, base, -0.5, lower)
+            torch.testing.assert_close(W.detach(), base @ ops.skew_cayley(Y.detach(), -0.5, lower))
+            (D,) = torch.autograd.grad(W, Y, G)
+            wide = reference.skew_cayley(Y.detach().double(), -0.5, lower)
+            exact = reference.skew_cayley_backward(base.mT.double() @ G.double(), wide, -0.5, lower)
+            close = {"rtol": 0, "atol": 64 * n**0.5 * torch.finfo(dtype).eps, "check_dtype": False}
+            torch.testing.assert_close(D, exact, **close)
+
+
+def test_a_base_that_needs_a_gradient():
+    for n in (3, 40):
+        X, B = (torch.randn(n, n, dtype=F64, requires_grad=True) for _ in range(2))
+        G = torch.randn(n, n, dtype=F64)
+        ours = torch.autograd.grad(ops.trivialized_cayley(X, B, 1.0, False), (X, B), G)
+        torch.testing.assert_close(
+            ours, torch.autograd.grad(reference.trivialized_cayley(X, B, 1.0, False), (X, B), G)
+        )
+
+
+def test_the_product_with_a_base_may_be_changed_in_place():
+    for n in (3, 40):
+        X, G = torch.randn(n, n, dtype=F64, requires_grad=True), torch.randn(n, n, dtype=F64)
+        base = torch.linalg.qr(torch.randn(n, n, dtype=F64)).Q
+        once, twice = (ops.trivialized_cayley(X, base, 1.0, False) for _ in range(2))
+        twice.mul_(2)
+        expected = torch.autograd.grad(once, X, 2 * G)
+        torch.testing.assert_close(torch.autograd.grad(twice, X, G), expected)
+
+
+@every_precision
 def test_strides(dtype):
     for n in (3, 8, 24, 33, 65, 200):
         X, G = torch.randn(2, 4, n, n, dtype=dtype), torch.randn(4, n, n, dtype=dtype)

@@ -15,7 +15,7 @@ from fastparam import _reference as reference
 # Orders of every path: lanes, rows, blocks, threads that share a matrix, and orders for which LAPACK would
 # be worth a call.
 SHAPES = [(300, 3), (40, 4), (37, 8), (21, 17), (9, 33), (5, 65), (3, 130), (3, 200), (17, 200), (2, 300)]
-WITH_KERNELS = [case for case in CASES if case.word != "trivialized_cayley"]
+WITH_KERNELS = [case for case in CASES if not case.word.startswith("trivialized_cayley")]
 every_kernel = pytest.mark.parametrize("case", WITH_KERNELS, ids=lambda case: case.name)
 
 

@@ -27,7 +27,8 @@ struct CayleyCall {
   }
 };
 
-// The gradient of the parameter, from Q and the gradient of Q.
+// The gradient of the parameter, from Q and the gradient of Q; or, if there is an M = base (Q + I), that of
+// base Q.
 template <class T>
 struct CayleyGradient {
   const T *G, *Q;
@@ -36,6 +37,7 @@ struct CayleyGradient {
   int64_t n, batch;
   double alpha;
   Layout layout;
+  const T* M = nullptr;
 
   FASTPARAM_INLINE int64_t entries() const { return layout == Layout::packed ? n * (n - 1) / 2 : n * n; }
   FASTPARAM_INLINE const compute_t<T>* signs_of(int64_t matrix) const {

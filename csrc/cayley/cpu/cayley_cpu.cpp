@@ -38,14 +38,17 @@ void forward(const Tensor& X, Tensor& Q, double alpha, Layout layout, const Sign
   });
 }
 
-void backward(const Tensor& G, const Tensor& Q, Tensor& D, double alpha, Layout layout, const Signs& signs) {
+void backward(const Tensor& G, const Tensor& Q, Tensor& D, double alpha, Layout layout, const Signs& signs,
+              const Tensor& M = {}) {
   if (D.numel() == 0) return;
   const int64_t n = Q.size(-1), batch = Q.numel() / (n * n);
   const Tensor g = G.contiguous(), q = Q.contiguous(), s = dense(signs, Q);
+  const Tensor p = M.defined() ? M.contiguous() : M;
   with_real_type(Q.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     backward_batch(CayleyGradient<T>{g.const_data_ptr<T>(), q.const_data_ptr<T>(), D.mutable_data_ptr<T>(),
-                                     data_of<T>(s), n, batch, alpha, layout});
+                                     data_of<T>(s), n, batch, alpha, layout,
+                                     p.defined() ? p.const_data_ptr<T>() : nullptr});
   });
 }
 
@@ -138,6 +141,19 @@ Tensor skew_cayley_backward(const Tensor& G, const Tensor& Q, double alpha, bool
   return D;
 }
 
+// Small matrices are processed side by side, by the kernel of skew_cayley_backward, and half types likewise.
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
+                                   const Tensor& M, double alpha, bool lower) {
+  const int64_t n = X.size(-1);
+  const auto type = X.scalar_type();
+  const Path path = (type == at::kDouble ? plan_of<double>(n) : plan_of<float>(n)).path;
+  if (at::toOpMathType(type) != type || path == Path::tiny || path == Path::lanes)
+    return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+  Tensor D = at::detail::empty_cpu(Q.sizes(), Q.options());
+  backward(G, Q, D, alpha, lower ? Layout::lower : Layout::upper, std::nullopt, M);
+  return D;
+}
+
 Tensor skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, double alpha) {
   Tensor D = empty_packed_skew(Q);
   backward(G, Q, D, alpha, Layout::packed, std::nullopt);
@@ -149,6 +165,12 @@ Tensor skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, double alph
 TORCH_LIBRARY_IMPL(fastparam, CPU, m) {
   register_cayley<cayley, cayley_backward, skew_cayley, skew_cayley_backward, skew_cayley_packed,
                   skew_cayley_packed_backward>(m);
+  m.impl("trivialized_cayley",  // the kernel of the map, and ATen's product
+         &Dispatch<check_trivialized_cayley, expression::trivialized_cayley,
+                   expression::trivialized_cayley>::run);
+  m.impl("trivialized_cayley_backward",
+         &Dispatch<check_trivialized_cayley_backward, expression::trivialized_cayley_backward,
+                   trivialized_cayley_backward>::run);
 }
 
 }  // namespace fastparam

@@ -2,6 +2,8 @@
 // parameter. With T = G^T P and U = P D T = D T + Q T it equals -(a/2) U^T. In this form no operand of the
 // products is transposed, a strip of columns of U needs only the same strip of T, and only P and the first
 // term have signs.
+//
+// If there is an M, it takes the place of P in T, and base^T G is not computed.
 #pragma once
 
 #include "../../core/cpu/dense/prefetch.h"
@@ -90,20 +92,22 @@ struct BackwardSteps {
     return Prefetch(now + n * n, now + n * n, D, call.entries() * sizeof(T), (n + kRows - 1) / kRows);
   }
 
-  // The columns [j, last) of P; 0 beyond n.
+  // The columns [j, last) of P, or of M; 0 beyond n.
   FASTPARAM_INLINE void copy_columns(int64_t m, int64_t j, int64_t last, T* strip) const {
-    const T *const end = call.Q + call.batch * n * n, *const signs = call.signs_of(m);
+    const T *const from = call.M ? call.M : call.Q, *const end = from + call.batch * n * n;
+    const T* const signs = call.signs_of(m);
     MaskOf<T, W> flips[kStrip / W] = {};
     for (int64_t c = j; signs && c < last; c += W) flips[(c - j) / W] = flips_at<T, W>(signs, c, n);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t c = j; c < last; c += W) {
-        const T* q = Q + i * n + c;
+        const T* q = from + m * n * n + i * n + c;
         V v{};
         if (q + W <= end) v = load<V>(q);
         else std::memcpy(&v, q, (n - c) * sizeof(T));
         v = flipped(v, flips[(c - j) / W]);
         store(strip + i * kStrip + c - j, c + W > n ? only(v, first_lanes<T, W>(n - c)) : v);
       }
+    if (call.M) return;
     for (int64_t i = j; i < std::min(last, n); ++i) strip[i * kStrip + i - j] += T(1);
   }
 
