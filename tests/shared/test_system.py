@@ -207,6 +207,10 @@ def test_flops_of_every_op_with_products():
     with FlopCounterMode(display=False) as counter:
         torch.ops.fastparam.trivialized_cayley(torch.randn(10, 4), torch.randn(10, 10))
     assert counter.get_total_flops() == tall + 2 * 10 * 10 * 4
+    with FlopCounterMode(display=False) as counter:  # base costs a square one no product backward
+        X = torch.randn(5, 5, requires_grad=True)
+        torch.ops.fastparam.trivialized_cayley(X, torch.randn(5, 5)).sum().backward()
+    assert counter.get_total_flops() == 4 * square
 
 
 def test_no_reference_cycle():
