@@ -20,6 +20,9 @@ class NotOrthogonalError(ValueError, NotImplementedError):
 
     .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
 
+    In float16 and bfloat16, whose rounding alone would allow a column of norm 2, also if the Frobenius norm
+    of :math:`Q^T Q - I` is larger than :math:`8 \sqrt{k} \, \epsilon` for k columns.
+
     On an assignment the user sees this error. On registration, torch takes its second base class as "start
     from this weight as the free parameter".
 
@@ -46,23 +49,35 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     # At half the cost, where the dtype is enough.
     if Q.dtype in (torch.float32, torch.complex64) and orthogonality_defect(Q) <= allowed:
         return precise
-    error = orthogonality_defect(precise)
-    if error <= allowed:
+    E = _gram_error(precise)
+    error = float(E.abs().amax())
+    norm = float(torch.linalg.vector_norm(E, dim=(-2, -1)).amax())
+
+    def rounded_to(dtype: torch.dtype) -> bool:
+        near = dtype not in _HALF or norm <= 8 * math.sqrt(Q.shape[-1]) * torch.finfo(dtype).eps
+        return near and error <= tolerance(dtype, Q.shape[-2])
+
+    if rounded_to(Q.dtype):
         return precise
     for lower in _LOWER.get(Q.dtype, ()):
-        if error <= tolerance(lower, Q.shape[-2]) and torch.equal(Q.to(lower).to(Q.dtype), Q):
+        if rounded_to(lower) and torch.equal(Q.to(lower).to(Q.dtype), Q):
             return nearest_orthogonal(precise)
     which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
     found = f"max |Q^T Q - I| = {error:.2g}" if precise.isfinite().all() else "nan or inf"
+    if error <= allowed:
+        found += f" and a Frobenius norm of {norm:.2g} of Q^T Q - I"
     raise NotOrthogonalError(f"{op}: expected a matrix with orthonormal {which}, got one with {found}")
 
 
 def orthogonality_defect(Q: Tensor) -> float:
     """Returns max |Q^H Q - I|."""
+    return float(_gram_error(Q).abs().amax())
+
+
+def _gram_error(Q: Tensor) -> Tensor:
     with without_autocast(Q):
         E = Q.mH @ Q
-    E = E - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
-    return float(E.abs().amax())
+    return E - torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
 
 
 def tolerance(dtype: torch.dtype, n: int) -> float:

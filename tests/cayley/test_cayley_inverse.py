@@ -142,6 +142,49 @@ def test_what_is_not_quite_orthogonal_is_no_reason_for_other_signs(dtype):
             torch.testing.assert_close(made(made.right_inverse(scaled)), torch.eye(n, dtype=dtype))
 
 
+def hadamard(n):
+    H = torch.ones(1, 1)
+    while len(H) < n:
+        H = torch.cat([torch.cat([H, H], 1), torch.cat([H, -H], 1)])
+    return H / n**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, *REAL[:2]], ids=str)
+def test_a_row_of_another_norm_is_no_rounding(dtype):
+    """It changes each entry of Q^T Q by no more than the rounding of a half type may."""
+    for factor in (1.5, 2.0, 2.5, 3.0):
+        Q = hadamard(256).to(dtype)
+        Q[3] *= factor
+        layer = register(holder(torch.eye(256, dtype=dtype)), SkewCayley())
+        with pytest.raises(NotOrthogonalError, match="got one with max "):
+            layer.weight = Q
+        assert torch.equal(layer.weight, torch.eye(256, dtype=dtype))
+        started = register(holder(Q), SkewCayley())  # from Q as the free parameter
+        assert torch.equal(started.parametrizations.weight.original, Q)
+
+
+def test_an_alpha_that_the_map_takes_for_zero():
+    for n in (95, 96, 200):
+        layer = register(holder(torch.eye(n)), SkewCayley(alpha=1e-38))
+        with pytest.raises(ValueError, match="expected an alpha for which float32 can represent X"):
+            layer.weight = torch.eye(n).roll(1, 0)
+
+
+@pytest.mark.parametrize("n", [94, 96, 200])
+def test_a_few_large_entries_cost_no_digits(n):
+    """The map of X rounds by as much as its largest entry, and other signs make it smaller."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        A = torch.randn(n, n, dtype=F64) / (2 * n**0.5)
+        A = A - A.mT
+        A[0, 1], A[1, 0] = 1e7, -1e7
+        Q = torch.linalg.solve(torch.eye(n) + A, torch.eye(n) - A)
+        layer = register(holder(torch.eye(n, dtype=F64)), SkewCayley())
+        layer.weight = torch.diag(torch.where(torch.rand(n) < 0.5, -1.0, 1.0)).double()
+        layer.weight = Q
+        assert (layer.weight - Q).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("made", [SkewCayley, SkewExponential], ids=lambda made: made.__name__)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_what_is_refused_is_refused_under_autocast(made, dtype):
