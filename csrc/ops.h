@@ -58,8 +58,8 @@ struct StiefelCayleyBackward
 struct TrivializedCayley : Op<TrivializedCayley, const Tensor&, double, bool> {
   static constexpr char name[] = "fastparam::trivialized_cayley";
 };
-struct TrivializedCayleyBackward : Op<TrivializedCayleyBackward, const Tensor&, const Tensor&, const Tensor&,
-                                      const Tensor&, double, bool> {
+struct TrivializedCayleyBackward
+    : Op<TrivializedCayleyBackward, const Tensor&, const Tensor&, const Tensor&, double, bool> {
   static constexpr char name[] = "fastparam::trivialized_cayley_backward";
 };
 

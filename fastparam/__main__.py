@@ -122,11 +122,9 @@ def _trivialized_cayley(d: Draw) -> list[Arguments]:
 
 
 def _trivialized_cayley_backward(d: Draw) -> list[Arguments]:
-    wide = [t.double() for t in (d.square(), d.square())]
-    X, base = (t.to(d.dtype) for t in wide)
-    Q = _reference.stiefel_cayley(wide[0], -0.5, True)
-    maps = {"Q": Q.to(d.dtype), "M": (wide[1] + wide[1] @ Q).to(d.dtype)}
-    return [{"G": d.square(), "X": X, "base": base, **maps, "alpha": -0.5, "lower": True}]
+    base, Q = d.square(), d.square()
+    M = (base.double() + base.double() @ Q.double()).to(d.dtype)
+    return [{"G": d.square(), "base": base, "Q": Q, "M": M, "alpha": -0.5, "lower": True}]
 
 
 def _masked_prune(d: Draw) -> list[Arguments]:

@@ -157,7 +157,7 @@ def stiefel_cayley(X: Tensor, alpha: float = 1.0, lower: bool = False, signs: Te
 @entry
 def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool = False) -> Tensor:
     """Returns ``base @ stiefel_cayley(X, alpha, lower)``; if ``X`` is wide, the transpose of the same for
-    ``X.mT``. Autocast has no effect on it.
+    ``X.mT``. Autocast has no effect on it outside of ``torch.func``.
     """
 
 

@@ -108,9 +108,9 @@ def trivialized_cayley(X: Tensor, base: Tensor, alpha: float = 1.0, lower: bool 
 
 
 def trivialized_cayley_backward(
-    G: Tensor, X: Tensor, base: Tensor, Q: Tensor, M: Tensor, alpha: float = 1.0, lower: bool = False
+    G: Tensor, base: Tensor, Q: Tensor, M: Tensor, alpha: float = 1.0, lower: bool = False
 ) -> Tensor:
-    return stiefel_cayley_backward(matrix_product(base.mH, G), X, Q, alpha, lower)
+    return skew_cayley_backward(matrix_product(base.mH, G), Q, alpha, lower)
 
 
 _SQUARINGS = 32  # of matrices of norm 2^31

@@ -137,14 +137,13 @@ class TallBackward(Case):
 
 
 class TrivializedBackward(Case):
-    """The gradient of a square map times a base, which takes the map and M = base (Q + I), too."""
+    """The gradient of a square map times a base, which takes M = base (Q + I) as well."""
 
     def prepared(self, *tensors: Tensor, others: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        G, X, base, *others = super().prepared(*tensors, others=others)
-        base = base.to(X.dtype)
+        G, Q, base, *others = super().prepared(*tensors, others=others)
+        base = base.to(Q.dtype)
         with torch.no_grad():
-            Q = ops.skew_cayley.default(X, *others)
-            return (G, X, base, Q, base + base @ Q, *others)
+            return (G, base, Q, base + base @ Q, *others)
 
 
 def _triangular() -> list[Case]:

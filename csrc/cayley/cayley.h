@@ -91,9 +91,12 @@ inline void check_skew_cayley_packed_backward(const Tensor& G, const Tensor& Q, 
 
 inline bool is_wide(const Tensor& X) { return X.sym_size(-2) < X.sym_size(-1); }
 
+inline void check_tall_map(const char* op, const Tensor& X, double alpha) {
+  check_matrices(op, "X", X);
+  check_alpha(op, alpha);
+}
 inline void check_stiefel_cayley(const Tensor& X, double alpha, bool, const Signs& signs) {
-  check_matrices("stiefel_cayley", "X", X);
-  check_alpha("stiefel_cayley", alpha);
+  check_tall_map("stiefel_cayley", X, alpha);
   if (signs) check_signs("stiefel_cayley", X, signs, X.sym_size(is_wide(X) ? -2 : -1));
 }
 
@@ -104,23 +107,30 @@ inline void check_stiefel_cayley_backward(const Tensor& G, const Tensor& X, cons
   check_like("stiefel_cayley_backward", "Q", Q, "X", X);
 }
 
+// The base is converted to the dtype of X.
 inline void check_trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool) {
-  check_stiefel_cayley(X, alpha, false, std::nullopt);
+  constexpr char op[] = "trivialized_cayley";
+  check_tall_map(op, X, alpha);
+  check_strided(op, "base", base);
   c10::SymDimVector expected(X.sym_sizes().begin(), X.sym_sizes().end());
   const auto order = X.sym_size(is_wide(X) ? -1 : -2);
   expected[expected.size() - 2] = expected.back() = order;
-  TORCH_CHECK_VALUE(base.sym_sizes() == c10::SymIntArrayRef(expected),
-                    "trivialized_cayley: expected base of shape ", shape(expected), ", got ", shape(base));
+  TORCH_CHECK_VALUE(base.sym_sizes() == c10::SymIntArrayRef(expected), op, ": expected base of shape ",
+                    shape(expected), ", got ", shape(base));
+  check_dtype(op, "base", base);
+  TORCH_CHECK_VALUE(base.is_complex() == X.is_complex(), op, ": expected base to be ",
+                    X.is_complex() ? "complex" : "real", ", as X is, got ",
+                    c10::getDtypeNames(base.scalar_type()).first);
+  TORCH_CHECK_VALUE(base.device() == X.device(), op, ": expected base on the same device as X (", X.device(),
+                    "), got ", base.device());
 }
 // All tensors are square and alike.
-inline void check_trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base,
-                                              const Tensor& Q, const Tensor& M, double alpha, bool) {
+inline void check_trivialized_cayley_backward(const Tensor& G, const Tensor& base, const Tensor& Q,
+                                              const Tensor& M, double alpha, bool) {
   constexpr char op[] = "trivialized_cayley_backward";
-  check_square_map(op, "X", X, alpha);
-  check_like(op, "G", G, "X", X);
-  check_like(op, "base", base, "X", X);
-  check_like(op, "Q", Q, "X", X);
-  check_like(op, "M", M, "X", X);
+  check_gradient(op, G, Q, alpha);
+  check_like(op, "base", base, "Q", Q);
+  check_like(op, "M", M, "Q", Q);
 }
 
 // Returns an uninitialised contiguous result.
@@ -183,8 +193,8 @@ Tensor stiefel_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& Q
                                const Signs& signs);
 
 Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, bool lower);
-Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
-                                   const Tensor& M, double alpha, bool lower);
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& base, const Tensor& Q, const Tensor& M,
+                                   double alpha, bool lower);
 
 }  // namespace expression
 

@@ -46,13 +46,14 @@ Tensor stiefel_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& 
 // W = base Q(X), or its transpose for a wide X, rounded once: torch's `orthogonal` with trivialization. For a
 // square X the gradient is
 //   dX = L*(-(alpha / 2) M^H G (Q + I)^H),  M = base (Q + I) = base + W
-// which takes one product less than base^H G and the gradient of the map. M is saved instead of W, which may
-// be changed in place, as the result of any other product. All else is made of differentiable ops.
-struct TrivializedNode : BackwardNode<TrivializedNode, Tensor, Tensor, Tensor, Tensor, double, bool> {
+// which takes one product less than base^H G and the gradient of the map. Neither X nor W is saved, so both
+// may be changed in place. Q is saved with its history, to which second derivatives lead. All else is made of
+// differentiable ops.
+struct TrivializedNode : BackwardNode<TrivializedNode, Tensor, Tensor, Tensor, double, bool> {
   static std::string label() { return "trivialized_cayley_backward"; }
-  static variable_list backward(const Needs&, const Tensor& G, const Tensor& X, const Tensor& base,
-                                const Tensor& Q, const Tensor& M, const double& alpha, const bool& lower) {
-    return {TrivializedCayleyBackward::call(G, X, base, Q, M, alpha, lower)};
+  static variable_list backward(const Needs&, const Tensor& G, const Tensor& base, const Tensor& Q,
+                                const Tensor& M, const double& alpha, const bool& lower) {
+    return {TrivializedCayleyBackward::call(G, base, Q, M, alpha, lower)};
   }
 };
 
@@ -62,10 +63,10 @@ Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, boo
 }
 
 // On devices without a kernel, by other ops, which have theirs.
-Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
-                                   const Tensor& M, double alpha, bool lower) {
-  check_trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
-  return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& base, const Tensor& Q, const Tensor& M,
+                                   double alpha, bool lower) {
+  check_trivialized_cayley_backward(G, base, Q, M, alpha, lower);
+  return expression::trivialized_cayley_backward(G, base, Q, M, alpha, lower);
 }
 
 Tensor trivialized_cayley_autograd(c10::DispatchKeySet, const Tensor& X, const Tensor& base, double alpha,
@@ -77,27 +78,26 @@ Tensor trivialized_cayley_autograd(c10::DispatchKeySet, const Tensor& X, const T
                   ? make_node<TrivializedNode>(X)
                   : nullptr;
   if (!node) return expression::trivialized_cayley(X, base, alpha, lower);
-  Tensor Q, M, W;
+  const Tensor Q = SkewCayley::call(X, alpha, lower, std::nullopt);
+  Tensor M, W;
   {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    Q = SkewCayley::call(X, alpha, lower, std::nullopt);
-    W = at::matmul(base, Q);
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    W = at::matmul(base, Q).to(X.scalar_type());  // torch.func under autocast can round it
     M = base + W;
   }
   attach(node, W);
-  save(node, X, base, Q, M, alpha, lower);
+  save(node, base, Q, M, alpha, lower);
   return W;
 }
 
-// As for stiefel_cayley_backward.
-Tensor trivialized_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& X,
-                                            const Tensor& base, const Tensor& Q, const Tensor& M,
-                                            double alpha, bool lower) {
-  check_trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
-  if (torch::autograd::compute_requires_grad(G, X, base, Q, M) || isFwGradDefined(G) || isFwGradDefined(X) ||
-      isFwGradDefined(base))
-    return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
-  return TrivializedCayleyBackward::below_autograd(keys, G, X, base, Q, M, alpha, lower);
+// If a derivative of the gradient is requested, the gradient is computed with differentiable operations.
+Tensor trivialized_cayley_backward_autograd(c10::DispatchKeySet keys, const Tensor& G, const Tensor& base,
+                                            const Tensor& Q, const Tensor& M, double alpha, bool lower) {
+  check_trivialized_cayley_backward(G, base, Q, M, alpha, lower);
+  if (torch::autograd::compute_requires_grad(G, base, Q, M) || isFwGradDefined(G) || isFwGradDefined(base) ||
+      isFwGradDefined(Q))
+    return expression::trivialized_cayley_backward(G, base, Q, M, alpha, lower);
+  return TrivializedCayleyBackward::below_autograd(keys, G, base, Q, M, alpha, lower);
 }
 
 }  // namespace
@@ -112,7 +112,7 @@ TORCH_LIBRARY_FRAGMENT(fastparam, m) {
   m.def("trivialized_cayley(Tensor X, Tensor base, float alpha=1.0, bool lower=False) -> Tensor",
         {at::Tag::pt2_compliant_tag});
   m.def(
-      "trivialized_cayley_backward(Tensor G, Tensor X, Tensor base, Tensor Q, Tensor M, float alpha=1.0, "
+      "trivialized_cayley_backward(Tensor G, Tensor base, Tensor Q, Tensor M, float alpha=1.0, "
       "bool lower=False) -> Tensor",
       {at::Tag::pt2_compliant_tag});
 }

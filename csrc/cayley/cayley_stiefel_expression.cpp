@@ -188,11 +188,10 @@ Tensor trivialized_cayley(const Tensor& X, const Tensor& base, double alpha, boo
   return (is_wide(X) ? at::matmul(Q, B.mT()) : at::matmul(B, Q)).to(X.scalar_type());
 }
 
-Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
-                                   const Tensor&, double alpha, bool lower) {
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& base, const Tensor& Q, const Tensor&,
+                                   double alpha, bool lower) {
   const Tensor GQ = at::matmul(conj_transpose(precise(base)), precise(G));
-  return StiefelCayleyBackward::call(GQ, precise(X), precise(Q), alpha, lower, std::nullopt)
-      .to(X.scalar_type());
+  return SkewCayleyBackward::call(GQ, precise(Q), alpha, lower, std::nullopt).to(Q.scalar_type());
 }
 
 }  // namespace fastparam::expression

@@ -143,7 +143,8 @@ class _Orthogonal(nn.Module):
         base = beside(X, self.base) if self.use_trivialization else None
         if self.orthogonal_map == "cayley":
             assert base is not None
-            return trivialized_cayley(X, base, -0.5, True)
+            with without_autocast(X):  # torch.func switches it on again inside the op
+                return trivialized_cayley(X, base, -0.5, True)
         check_matrices("orthogonal", X, "X")
         wide, dtype = X.shape[-2] < X.shape[-1], torch.promote_types(X.dtype, torch.float32)
         with without_autocast(X):

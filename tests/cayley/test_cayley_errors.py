@@ -103,15 +103,24 @@ def test_other_sentences(device):
             ValueError, match=f"^trivialized_cayley: expected base of shape {re.escape(str(wanted))}, got "
         ):
             ops.trivialized_cayley(torch.randn(shape, device=device), torch.randn(4, 5, device=device))
+    X = torch.randn(3, 3, device=device)
+    for base, sentence in (
+        (X.to(torch.complex64), "expected base to be real, as X is, got complex64"),
+        (X.int(), "expected base of dtype float32.* got int32"),
+        (X.to_sparse(), "expected base to be a strided tensor, got a sparse one"),
+        (X.to("meta"), r"expected base on the same device as X \(.*\), got meta"),
+    ):
+        with pytest.raises(ValueError, match=f"^trivialized_cayley: {sentence}"):
+            ops.trivialized_cayley(X, base)
     word = "trivialized_cayley_backward"
-    for position, name in enumerate(("G", "base", "Q", "M")):
+    for position, name in ((0, "G"), (1, "base"), (3, "M")):
         like = [Q] * 4
         like[position] = G
-        sentence = rf"^{word}: expected {name} to have the shape of X, \(3, 3\), got \(2, 3, 3\)$"
+        sentence = rf"^{word}: expected {name} to have the shape of Q, \(3, 3\), got \(2, 3, 3\)$"
         with pytest.raises(ValueError, match=sentence):
-            getattr(ops, word)(like[0], Q, *like[1:])
-    with pytest.raises(ValueError, match=rf"^{word}: expected X of shape \(\.\.\., n, n\), got \(4, 3\)$"):
-        getattr(ops, word)(*[torch.randn(4, 3, device=device)] * 5)
+            getattr(ops, word)(*like)
+    with pytest.raises(ValueError, match=rf"^{word}: expected Q of shape \(\.\.\., n, n\), got \(4, 3\)$"):
+        getattr(ops, word)(*[torch.randn(4, 3, device=device)] * 4)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------

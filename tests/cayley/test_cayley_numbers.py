@@ -6,6 +6,9 @@ import pytest
 import torch
 from families import skew_of
 from table import F64, REAL, ops, python
+from torch import nn
+
+from fastparam.parametrizations import orthogonal
 
 every_dtype = pytest.mark.parametrize("dtype", REAL, ids=lambda dtype: str(dtype).removeprefix("torch."))
 every_value = pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
@@ -131,3 +134,33 @@ def test_every_half_number_is_converted_and_rounded_once(dtype):
     X[:, 0, 0] = X[:, 0, 1] = every
     for op in (ops.skew_cayley, ops.symmetric_exp):  # results from subnormal numbers to inf
         torch.testing.assert_close(op(X), op(X.float()).to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (40, 40), (9, 4), (4, 9)], ids=str)
+def test_autocast_rounds_nothing_inside_torch_func(shape):
+    """torch.func switches autocast on again below the layer's ops. The gradient of torch's own product, in
+    tall and wide weights, is computed inside autocast here.
+    """
+    layer = orthogonal(nn.Linear(*shape[::-1], bias=False), orthogonal_map="cayley")
+    parameters = {name: torch.randn(p.shape) / p.shape[-1] for name, p in layer.named_parameters()}
+    G = torch.randn(shape)
+
+    class Weight(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self):
+            return self.layer.weight
+
+    def loss(parameters):
+        named = {f"layer.{name}": p for name, p in parameters.items()}
+        return (torch.func.functional_call(Weight(), named, ()) * G).sum()
+
+    def run():
+        gradient = torch.func.grad(loss)(parameters) if shape[0] == shape[1] else None
+        return gradient, torch.func.jvp(loss, (parameters,), (parameters,))
+
+    expected = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(run(), expected)

@@ -142,13 +142,13 @@ Tensor skew_cayley_backward(const Tensor& G, const Tensor& Q, double alpha, bool
 }
 
 // Small matrices are processed side by side, by the kernel of skew_cayley_backward, and half types likewise.
-Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& X, const Tensor& base, const Tensor& Q,
-                                   const Tensor& M, double alpha, bool lower) {
-  const int64_t n = X.size(-1);
-  const auto type = X.scalar_type();
+Tensor trivialized_cayley_backward(const Tensor& G, const Tensor& base, const Tensor& Q, const Tensor& M,
+                                   double alpha, bool lower) {
+  const int64_t n = Q.size(-1);
+  const auto type = Q.scalar_type();
   const Path path = (type == at::kDouble ? plan_of<double>(n) : plan_of<float>(n)).path;
   if (at::toOpMathType(type) != type || path == Path::tiny || path == Path::lanes)
-    return expression::trivialized_cayley_backward(G, X, base, Q, M, alpha, lower);
+    return expression::trivialized_cayley_backward(G, base, Q, M, alpha, lower);
   Tensor D = at::detail::empty_cpu(Q.sizes(), Q.options());
   backward(G, Q, D, alpha, lower ? Layout::lower : Layout::upper, std::nullopt, M);
   return D;
