@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import functional
+from ._cayley import trivialized_cayley
 
 Step = Callable[[], object]
 ROUNDS = 9
@@ -80,6 +81,9 @@ def rows(device: torch.device) -> Iterator[Row]:
     yield Row("cayley", functional.cayley, functional.skew(normal(256, 32, 32)), (1, 3))
     for shape in ((900, 48), (1024, 64), (4096, 128)):
         yield Row("stiefel_cayley", functional.stiefel_cayley, normal(*shape), (2, 6))
+    base = torch.linalg.qr(normal(512, 512)).Q
+    trivialized = partial(trivialized_cayley, base=base, alpha=-0.5, lower=True)
+    yield Row("trivialized_cayley", trivialized, normal(512, 512), (2, 4))
     # the products of the polynomial, and two beside each of them, which are made again; no squaring
     exponentials: tuple[Callable[..., Tensor], ...] = (
         functional.skew_exp,
