@@ -92,7 +92,7 @@ PANELS = (
 HEADLINE = (
     (0, "PEFT exact", "PEFT's exact OFT rotations (448 blocks of 32 x 32)"),
     (2, "eager", "torch's `orthogonal` by Cayley (a weight of 1024 x 64)"),
-    (3, "eager", "`torch.matrix_exp` of a skew-symmetric matrix (256 x 256)"),
+    (3, "eager", "`torch.matrix_exp` of a skew matrix (256 x 256, norm 1)"),
 )
 
 
@@ -119,7 +119,7 @@ def headline(results: Row) -> str:
         row = PANELS[panel].row(results)
         ours, theirs = (row["us"][who] / 1e3 for who in (OURS, name))
         # ~ is a space without a line break
-        times, both = row["over"][name], f"{ours:.1f}~ms instead of {theirs:.1f}~ms"
+        times, both = row["over"][name], f"{ours:.2g}~ms instead of {theirs:.3g}~ms"
         line = f"- **{times:.0f} times** as fast as {words}: {both}."
         wrapped = textwrap.wrap(line, 110, subsequent_indent="  ", break_on_hyphens=False)
         lines += [part.replace("~", " ") for part in wrapped]
