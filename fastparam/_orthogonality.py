@@ -21,7 +21,7 @@ class NotOrthogonalError(ValueError, NotImplementedError):
     .. math:: \max |Q^T Q - I| > \min(0.05, 1000 \sqrt{n} \, \epsilon)
 
     In float16 and bfloat16, whose rounding alone would allow a column of norm 2, also if the Frobenius norm
-    of :math:`Q^T Q - I` is larger than :math:`8 \sqrt{k} \, \epsilon` for k columns.
+    of :math:`Q^T Q - I` is larger than :math:`\min(0.5, 8 \sqrt{k} \, \epsilon)` for k columns.
 
     On an assignment the user sees this error. On registration, torch takes its second base class as "start
     from this weight as the free parameter".
@@ -54,7 +54,7 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     norm = float(torch.linalg.vector_norm(E, dim=(-2, -1)).amax())
 
     def rounded_to(dtype: torch.dtype) -> bool:
-        near = dtype not in _HALF or norm <= 8 * math.sqrt(Q.shape[-1]) * torch.finfo(dtype).eps
+        near = dtype not in _HALF or norm <= min(0.5, 8 * math.sqrt(Q.shape[-1]) * torch.finfo(dtype).eps)
         return near and error <= tolerance(dtype, Q.shape[-2])
 
     if rounded_to(Q.dtype):
@@ -62,7 +62,7 @@ def checked_orthogonal(op: str, Q: Tensor) -> Tensor:
     for lower in _LOWER.get(Q.dtype, ()):
         if rounded_to(lower) and torch.equal(Q.to(lower).to(Q.dtype), Q):
             return nearest_orthogonal(precise)
-    which = "columns" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
+    which = "columns (rows, if it is wide)" if Q.shape[-2] > Q.shape[-1] else "rows and columns"
     found = f"max |Q^T Q - I| = {error:.2g}" if precise.isfinite().all() else "nan or inf"
     if error <= allowed:
         found += f" and a Frobenius norm of {norm:.2g} of Q^T Q - I"

@@ -13,5 +13,4 @@ from torch.amp import is_autocast_available
 def without_autocast(X: Tensor) -> AbstractContextManager[Any]:
     """Returns a context in which nothing is cast on the device of X."""
     device = X.device.type
-    casts = is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if casts else nullcontext()
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()

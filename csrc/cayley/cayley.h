@@ -118,8 +118,7 @@ inline void check_trivialized_cayley(const Tensor& X, const Tensor& base, double
   TORCH_CHECK_VALUE(base.sym_sizes() == c10::SymIntArrayRef(expected), op, ": expected base of shape ",
                     shape(expected), ", got ", shape(base));
   check_dtype(op, "base", base);
-  TORCH_CHECK_VALUE(base.is_complex() == X.is_complex(), op, ": expected base to be ",
-                    X.is_complex() ? "complex" : "real", ", as X is, got ",
+  TORCH_CHECK_VALUE(X.is_complex() || !base.is_complex(), op, ": expected base to be real, as X is, got ",
                     c10::getDtypeNames(base.scalar_type()).first);
   TORCH_CHECK_VALUE(base.device() == X.device(), op, ": expected base on the same device as X (", X.device(),
                     "), got ", base.device());

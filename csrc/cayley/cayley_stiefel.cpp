@@ -79,12 +79,9 @@ Tensor trivialized_cayley_autograd(c10::DispatchKeySet, const Tensor& X, const T
                   : nullptr;
   if (!node) return expression::trivialized_cayley(X, base, alpha, lower);
   const Tensor Q = SkewCayley::call(X, alpha, lower, std::nullopt);
-  Tensor M, W;
-  {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    W = at::matmul(base, Q).to(X.scalar_type());  // torch.func under autocast can round it
-    M = base + W;
-  }
+  Tensor W = at::matmul(base, Q.detach());
+  if (W.scalar_type() != X.scalar_type()) W = W.to(X.scalar_type());  // rounded by torch.func under autocast
+  const Tensor M = base + W;
   attach(node, W);
   save(node, base, Q, M, alpha, lower);
   return W;

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
@@ -143,6 +144,8 @@ class _Orthogonal(nn.Module):
         base = beside(X, self.base) if self.use_trivialization else None
         if self.orthogonal_map == "cayley":
             assert base is not None
+            if not _casts(X):
+                return trivialized_cayley(X, base, -0.5, True)
             with without_autocast(X):  # torch.func switches it on again inside the op
                 return trivialized_cayley(X, base, -0.5, True)
         check_matrices("orthogonal", X, "X")
@@ -208,6 +211,11 @@ class _Orthogonal(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape or ())}, orthogonal_map={self.orthogonal_map}"
+
+
+def _casts(X: Tensor) -> bool:
+    device = X.device.type
+    return is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _check_shape(Q: Tensor, shape: torch.Size | None) -> None:

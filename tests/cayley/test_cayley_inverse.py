@@ -10,6 +10,7 @@ from families import haar, orthogonal_matrices
 from orthogonality import defect
 from table import F64, REAL
 from test_orthogonal import holder, register
+from torch import nn
 
 from fastparam import _C, CayleyMap, NotOrthogonalError, SkewCayley, SkewExponential
 from fastparam._cayley_inverse import greedy_signs
@@ -161,6 +162,17 @@ def test_a_row_of_another_norm_is_no_rounding(dtype):
         assert torch.equal(layer.weight, torch.eye(256, dtype=dtype))
         started = register(holder(Q), SkewCayley())  # from Q as the free parameter
         assert torch.equal(started.parametrizations.weight.original, Q)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("made", [SkewCayley, SkewExponential], ids=lambda made: made.__name__)
+def test_a_large_matrix_that_has_lost_a_dimension(made, dtype):
+    for n in (260, 300):
+        Q, v = haar(n, n), nn.functional.normalize(torch.randn(n, 1, dtype=F64), dim=0)
+        with pytest.raises(NotOrthogonalError):
+            made().right_inverse((Q - Q @ v @ v.mT).bfloat16().to(dtype))
+        back = made().right_inverse(haar(n, n, det=1).bfloat16().to(dtype))
+        assert back.dtype == dtype
 
 
 def test_an_alpha_that_the_map_takes_for_zero():

@@ -69,6 +69,13 @@ def test_a_base_that_needs_a_gradient():
         )
 
 
+def test_opcheck_of_a_product_with_a_base():
+    """A mode that looks at calls below autograd sees ops that return no argument."""
+    for n in (3, 40):
+        X, base = torch.randn(n, n, requires_grad=True), torch.randn(n, n)
+        torch.library.opcheck(ops.trivialized_cayley.default, (X, base))
+
+
 def test_parameter_and_result_may_be_changed_in_place():
     """Neither the parameter nor the product with a base is kept for the gradient."""
     for n in (3, 40):

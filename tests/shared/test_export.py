@@ -244,3 +244,13 @@ def test_onnx_of_orthogonal_layers(tmp_path):
     with pytest.raises(torch.onnx.OnnxExporterError, match=r"fastparam\.skew_cayley"):
         through_onnx(model, x, tmp_path / "model.onnx")
     torch.testing.assert_close(through_onnx(fastparam.fold(model), x, tmp_path / "model.onnx"), expected)
+
+
+@pytest.mark.parametrize("name", ["cayley", "matrix_exp", "householder"])
+@pytest.mark.parametrize("shape", [(4, 4), (6, 4)], ids=str)
+def test_a_program_exported_outside_of_autocast_runs_inside(shape, name):
+    layer = fastparam.parametrizations.orthogonal(nn.Linear(*shape[::-1], bias=False), orthogonal_map=name)
+    x = torch.randn(2, shape[1])
+    program = torch.export.export(layer, (x,)).module()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(program(x), layer(x))
