@@ -143,7 +143,7 @@ class TrivializedBackward(Case):
         G, Q, base, *others = super().prepared(*tensors, others=others)
         base = base.to(Q.dtype)
         with torch.no_grad():
-            return (G, base, Q, base + base @ Q, *others)
+            return (G, base, Q, base + base @ Q.contiguous(), *others)  # the same bits for all strides
 
 
 def _triangular() -> list[Case]:

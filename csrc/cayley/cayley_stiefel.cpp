@@ -79,9 +79,13 @@ Tensor trivialized_cayley_autograd(c10::DispatchKeySet, const Tensor& X, const T
                   : nullptr;
   if (!node) return expression::trivialized_cayley(X, base, alpha, lower);
   const Tensor Q = SkewCayley::call(X, alpha, lower, std::nullopt);
-  Tensor W = at::matmul(base, Q.detach());
-  if (W.scalar_type() != X.scalar_type()) W = W.to(X.scalar_type());  // rounded by torch.func under autocast
-  const Tensor M = base + W;
+  Tensor M, W;
+  {
+    const at::AutoDispatchBelowADInplaceOrView guard;  // of this level of torch.func alone, unlike detach
+    W = at::matmul(base, Q);
+    if (W.scalar_type() != X.scalar_type()) W = W.to(X.scalar_type());  // rounded by autocast in torch.func
+    M = base + W;
+  }
   attach(node, W);
   save(node, base, Q, M, alpha, lower);
   return W;

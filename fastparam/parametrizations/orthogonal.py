@@ -213,7 +213,9 @@ class _Orthogonal(nn.Module):
         return f"{tuple(self.shape or ())}, orthogonal_map={self.orthogonal_map}"
 
 
-def _casts(X: Tensor) -> bool:
+def _casts(X: object) -> bool:
+    if not isinstance(X, Tensor):
+        return False
     device = X.device.type
     return is_autocast_available(device) and torch.is_autocast_enabled(device)
 
