@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -144,9 +145,7 @@ class _Orthogonal(nn.Module):
         base = beside(X, self.base) if self.use_trivialization else None
         if self.orthogonal_map == "cayley":
             assert base is not None
-            if not _casts(X):
-                return trivialized_cayley(X, base, -0.5, True)
-            with without_autocast(X):  # torch.func switches it on again inside the op
+            with without_autocast(X) if _casts(X) else nullcontext():  # torch.func casts inside the op, too
                 return trivialized_cayley(X, base, -0.5, True)
         check_matrices("orthogonal", X, "X")
         wide, dtype = X.shape[-2] < X.shape[-1], torch.promote_types(X.dtype, torch.float32)
