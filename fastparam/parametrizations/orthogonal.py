@@ -11,7 +11,6 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 from torch.nn.utils import parametrizations as torch_parametrizations
 from torch.nn.utils import parametrize
 
@@ -25,7 +24,7 @@ from .._householder import householder
 from .._sharding import beside
 from .._signed import plain
 from .._triangular import Skew, Symmetric
-from .._without_autocast import without_autocast
+from .._without_autocast import casts, without_autocast
 from ._layers import check_held
 
 M = TypeVar("M", bound=nn.Module)
@@ -145,7 +144,7 @@ class _Orthogonal(nn.Module):
         base = beside(X, self.base) if self.use_trivialization else None
         if self.orthogonal_map == "cayley":
             assert base is not None
-            with without_autocast(X) if _casts(X) else nullcontext():  # torch.func casts inside the op, too
+            with without_autocast(X) if casts(X) else nullcontext():  # torch.func casts inside the op, too
                 return trivialized_cayley(X, base, -0.5, True)
         check_matrices("orthogonal", X, "X")
         wide, dtype = X.shape[-2] < X.shape[-1], torch.promote_types(X.dtype, torch.float32)
@@ -210,13 +209,6 @@ class _Orthogonal(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape or ())}, orthogonal_map={self.orthogonal_map}"
-
-
-def _casts(X: object) -> bool:
-    if not isinstance(X, Tensor):
-        return False
-    device = X.device.type
-    return is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _check_shape(Q: Tensor, shape: torch.Size | None) -> None:
